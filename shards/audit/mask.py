@@ -13,8 +13,9 @@ from shards.audit import transcode
 from shards.audit.file_kinds.tiff_tags import COMPRESSION, LOSSY, is_tiff, read_tags
 from shards.audit.findings import MAX_PIXELS, Finding, RejectedError, check_pixels, damaged, repaired
 from shards.audit.orientation import Pixels
-from shards.audit.palettes import has_palette, palette_of
+from shards.audit.palettes import has_palette, is_indexed, palette_of
 from shards.audit.png_data import decode_plain
+from shards.errors import counted
 from shards.format.geometry import Size, nearest_places
 from shards.format.labels import IGNORE, Labels
 
@@ -57,7 +58,7 @@ def audit_mask(data: bytes, *, labels: Labels, max_pixels: int = MAX_PIXELS) -> 
     try:
         indices, counts = map_colours(values, labels) if found is None else map_values(values, labels, found=found)
     except RejectedError as error:
-        if labels.rgb and has_palette(data) and palette_of(data, range(256)):
+        if labels.rgb and is_indexed(data):
             raise RejectedError(error.reason, f"{error.detail}; {INDEXED}", error.unclaimed) from None
         raise
     if labels.foreground and not counts[list(labels.indices(labels.foreground))].any():
@@ -199,7 +200,7 @@ def _unclaimed(counts: Mapping[int, int], what: Literal["values", "colours"], *,
     """Return the rejection for values or packed colours; of grey masks all are named, they are 256 at most."""
     most = sorted(counts, key=lambda value: (-counts[value], value))
     names = {value: str(value) if what == "values" else f"#{value:06x}" for value in most}
-    shown = ", ".join(f"{names[value]} ({counts[value]:,} pixels)" for value in most[:8])
+    shown = ", ".join(f"{names[value]} ({counted(counts[value], 'pixel')})" for value in most[:8])
     named = {names[value]: counts[value] for value in most[: 256 if grey else _MOST_NAMED]}
     more = ", ..." if len(most) > 8 else ""
     return RejectedError("mask-values", f"{what} that no class claims: {shown}{more}", named)

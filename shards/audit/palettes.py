@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from shards.audit.png_chunks import PALETTE, SIGNATURE
 from shards.audit.transcode import file_palette
+from shards.errors import counted
 from shards.format.labels import colour_text
 
 _MOST_COLOURS: Final = 64  # of one value that are counted
@@ -60,7 +62,7 @@ class PaletteTally:
             return ""
         value, counts = next(iter(found.items()))
         (first, masks), *others = list(counts.items())[:_SHOWN_COLOURS]
-        listed = [f"{first} in {masks:,} {'mask' if masks == 1 else 'masks'}", *(f"{c} in {n:,}" for c, n in others)]
+        listed = [f"{first} in {counted(masks, 'mask')}", *(f"{c} in {n:,}" for c, n in others)]
         colours = ", ".join(listed) + (", ..." if len(counts) > _SHOWN_COLOURS else "")
         rest = f" ({len(found) - 1} more such {'index' if len(found) == 2 else 'indexes'})" if len(found) > 1 else ""
         return (
@@ -76,15 +78,30 @@ class PaletteTally:
 
 
 def palette_of(data: bytes, values: Iterable[int]) -> dict[int, str]:
-    """Return the colours that the palette of a mask, which decodes, gives to these values; empty if it has none."""
-    parts = _png_palette(data) if data.startswith(SIGNATURE) else file_palette(data)
-    colours = np.frombuffer(parts, dtype=np.uint8)[: len(parts) // 3 * 3].reshape(-1, 3)
+    """Return the colours that the palette of a mask, which decodes, gives to these values; empty if it has none.
+
+    One whose colour i is (i, i, i) is none, either: that is how programs store grey images.
+    """
+    colours = _colours(data)
+    last = max(np.flatnonzero(colours.any(axis=1)), default=-1)  # formats fill palettes up with black
+    if all((colour == index).all() for index, colour in enumerate(colours[: last + 1])):
+        return {}
     return {value: colour_text(colours[value]) for value in values if value < len(colours)}
+
+
+def is_indexed(data: bytes) -> bool:
+    """Return whether a mask, which decodes, has a palette, be it one of greys."""
+    return has_palette(data) and bool(len(_colours(data)))
 
 
 def has_palette(data: bytes) -> bool:
     """Return False for a PNG without palette, which needs no second look; True for whatever may have one."""
     return not data.startswith(SIGNATURE) or data[_COLOUR_TYPE : _COLOUR_TYPE + 1] == bytes([PALETTE])
+
+
+def _colours(data: bytes) -> npt.NDArray[np.uint8]:
+    parts = _png_palette(data) if data.startswith(SIGNATURE) else file_palette(data)
+    return np.frombuffer(parts, dtype=np.uint8)[: len(parts) // 3 * 3].reshape(-1, 3)
 
 
 def _png_palette(data: bytes) -> bytes:

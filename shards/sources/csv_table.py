@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from shards.audit.findings import SampleFinding
-from shards.errors import SourceError
+from shards.errors import SourceError, counted
 from shards.format.keys import shown
 from shards.sources.layout_protocol import RESERVED, Pair, Source, SplitList
 from shards.sources.pairs.cell_paths import FoundPath, PathFinder
@@ -186,7 +186,7 @@ def _read_rows(table: _Table, where: str) -> list[_Row]:
                 columns = _check_columns(cells, f"{where}:{line}")
             elif any(cell.strip() for cell in cells):
                 if len(cells) != len(columns):
-                    counts = f"{len(cells)} cells, but there are {len(columns)} columns"
+                    counts = f"{counted(len(cells), 'cell')}, but there are {counted(len(columns), 'column')}"
                     raise SourceError(
                         f"{where}:{line}: the row has {counts}; quote cells that hold a {table.delimiter!r}"
                     )

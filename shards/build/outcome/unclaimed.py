@@ -68,7 +68,7 @@ def values_text(unclaimed: dict[str, tuple[int, int]]) -> str:
     """Return values with their counts for people, the first ones in their own order."""
     first = sorted(list(unclaimed.items())[:SHOWN_VALUES], key=lambda item: _order(item[0]))
     listed = [
-        f"{value} (in {in_masks:,} {'mask' if in_masks == 1 else 'masks'}, {in_pixels:,} pixels)"
+        f"{value} (in {counted(in_masks, 'mask')}, {counted(in_pixels, 'pixel')})"
         for value, (in_masks, in_pixels) in first
     ]
     more = f", and {len(unclaimed) - SHOWN_VALUES} more" if len(unclaimed) > SHOWN_VALUES else ""

@@ -149,7 +149,7 @@ def test_unclaimed_colours_are_counted_across_strips() -> None:
     with pytest.raises(RejectedError) as caught:
         map_colours(values, COLOURS)
     assert caught.value.unclaimed == {"#010203": 42, "#fafbfc": 1}
-    assert caught.value.detail == "colours that no class claims: #010203 (42 pixels), #fafbfc (1 pixels)"
+    assert caught.value.detail == "colours that no class claims: #010203 (42 pixels), #fafbfc (1 pixel)"
 
 
 @given(

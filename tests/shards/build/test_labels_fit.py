@@ -84,6 +84,15 @@ def test_many_unclaimed_values_are_one_error_that_lists_them(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scenes"]
 
 
+def test_one_pixel_is_said_in_the_singular(tmp_path: Path) -> None:
+    mask = index_mask(7)
+    mask[0, 1:3] = 0
+    result = built(scenes(tmp_path / "scenes", [mask, *[index_mask()] * 19]), INDEX)
+    assert "values that no class claims: 7 (in 1 mask, 1 pixel)" in build_text(result)
+    (line,) = (tmp_path / "out" / "audit.jsonl").read_text().splitlines()
+    assert json.loads(line)["detail"] == "values that no class claims: 7 (1 pixel)"
+
+
 def test_few_unclaimed_values_are_rejected_and_reported(tmp_path: Path) -> None:
     result = built(scenes(tmp_path / "scenes", [index_mask(7), *[index_mask()] * 19]), INDEX)
     audit = result.manifest.audit

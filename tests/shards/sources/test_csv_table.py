@@ -80,7 +80,7 @@ def test_missing_files_are_findings(put: Put) -> None:
         ("image,mask,\np/a.jpg,m/a.png,3\n", r"t\.csv:1: column 3 has no name; .*index=False"),
         ("image,mask,x,x\np/a.jpg,m/a.png,3,4\n", r"t\.csv:1: two columns are named 'x'"),
         ("image,mask,Image\np/a.jpg,m/a.png,3\n", r"t\.csv:1: two columns are named 'image'"),
-        ("image,mask\np/a.jpg\n", r"t\.csv:2: the row has 1 cells, but there are 2 columns"),
+        ("image,mask\np/a.jpg\n", r"t\.csv:2: the row has 1 cell, but there are 2 columns"),
         ("image,mask\np/a.jpg,m/a.png\n\np/a.jpg,m/b.png\n", r"t\.csv:4: p/a\.jpg is in line 2, too"),
         ("image,mask\np/a.jpg,m/a.png\np/b.jpg,./m//a.png\n", r"t\.csv:3: \./m//a\.png is in line 2, too"),
         ("image,mask\np/a.jpg,p/a.jpg\n", r"t\.csv:2: p/a\.jpg is in line 2, too"),

@@ -14,15 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from shards.audit.findings import RejectedError
+from shards.audit.mask import audit_mask
 from shards.cli import main
 from shards.errors import SourceError, UsageError
 from shards.format.label_files import parse_labels
-from shards.format.labels import colour_text
+from shards.format.labels import Labels, colour_text
 from shards.sources import scan
 from shards.sources.survey import Survey, labels_template, survey_json, survey_masks, survey_text
 from shards.sources.synthetic.generate import make_pets
 
 Put = Callable[..., Path]
+COLOURS = parse_labels('[[class]]\nname = "sky"\ncolor = "#0000ff"\ncolors = ["#0000ff"]\n')
 
 
 def source_of(folder: Path, masks: dict[str, Image.Image]) -> Path:
@@ -106,6 +109,35 @@ def test_palettes_give_the_colours(tmp_path: Path) -> None:
     assert colours[:2] == ["#000000", "#0a141e"]
     assert colours[2] not in colours[:2]
     assert colours[3] == "#000000"
+
+
+@pytest.mark.parametrize("colours", [256, 3, 12])
+@pytest.mark.parametrize("kind", ["png", "bmp", "gif", "tif"])
+def test_greys_are_no_palette(tmp_path: Path, kind: str, colours: int) -> None:
+    """Of converted grey images: the classes of the values 0, 1 and 2 would look the same, all black."""
+    greys = [number for number in range(colours) for _ in range(3)] + [0] * 12  # formats fill palettes up
+    folder = source_of(tmp_path, {"a": palette_mask([0, 1, 2, 2], greys[:768])})
+    if kind != "png":
+        (path,) = (folder / "masks").glob("*")
+        with Image.open(path) as image:
+            image.save(path.with_suffix(f".{kind}"))
+        path.unlink()
+    found = survey(folder)
+    assert list(found.found) == [0, 1, 2]
+    assert (found.palette, found.palettes.masks) == ({}, 0)
+    assert {row["color"] for row in survey_json(found)["values"]} == {None}
+    classes = parse_labels(labels_template(found)).classes
+    assert [max(bytes.fromhex(each.color[1:])) > 60 for each in classes] == [True] * 3
+    (mask,) = (folder / "masks").glob("*")
+    assert audit_mask(mask.read_bytes(), labels=Labels(classes=classes)).palette == {}
+    if kind == "png":  # Pillow opens others as grey images
+        with pytest.raises(RejectedError, match="indexed masks: use their values"):
+            audit_mask(mask.read_bytes(), labels=COLOURS)
+
+
+def test_greys_that_are_not_their_indices_are_a_palette(tmp_path: Path) -> None:
+    found = survey(source_of(tmp_path, {"a": palette_mask([0, 1, 2], [0, 0, 0, 128, 128, 128, 255, 255, 255])}))
+    assert found.palette == {0: "#000000", 1: "#808080", 2: "#ffffff"}
 
 
 def test_255_is_proposed_not_taken(tmp_path: Path) -> None:
