@@ -20,6 +20,7 @@ from petseg.cli.shared_options import HELP
 from petseg.host.device import choose_device, choose_placement, cpu_threads
 from petseg.inference.evaluation import evaluate
 from pipeline import Loader
+from pipeline.io.damage import without_replacement
 from shards import ShardSet
 from shards.console import PATH, FriendlyCommand, print_json
 from shards.errors import UsageError
@@ -106,7 +107,7 @@ def train_smp(
 @click.option("--split", default=("val", "test"), help="To be scored.", multiple=True)
 def main(*, shards: Path, threads: int | None, split: tuple[str, ...], **options: Any) -> None:
     """Train a network of segmentation_models_pytorch on SHARDS with that library's recipe; print scores as JSON."""
-    with cpu_threads(threads):
+    with cpu_threads(threads), without_replacement():
         print_json(train_smp(ShardSet.open(shards), splits=split, **options))
 
 

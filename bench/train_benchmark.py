@@ -146,8 +146,11 @@ class TrainServer:
                             moved=lambda images: 0.0 if mode == "compute" else images * stored)  # fmt: skip
 
     def _endless(self) -> "Iterator[Batch]":
-        while True:
-            yield from self.loader
+        from pipeline.io.damage import without_replacement
+
+        with without_replacement():
+            while True:
+                yield from self.loader
 
 
 def run_train_benchmark(settings: TrainSettings, *, report: Callable[[str], None] = lambda _: None) -> Results:

@@ -20,6 +20,7 @@ from petseg.inference.trained_network import Predictor, load
 from petseg.runs.run_folder import A_RUN, training_data
 from pipeline import Loader
 from pipeline.arguments import resolve_shards
+from pipeline.io.damage import without_replacement
 from shards import ShardSet, UsageError
 from shards.errors import counted, expect_flags, listed, option, printable
 from shards.format.geometry import Size
@@ -121,7 +122,7 @@ def evaluate_predictor(
         for note in notes:
             log.warning("%s", note)
     windows = predictor.window(options)
-    with process_group(world, predictor.placement.device):
+    with process_group(world, predictor.placement.device), without_replacement():
         if original_resolution or windows is not None:
             reader = data.split(split)
             evaluation = evaluate_stored(

@@ -236,7 +236,8 @@ def _advice(path: Path, config: RunConfig) -> Iterator[None]:
     except (FormatError, SampleError) as error:
         stops = isinstance(error, SampleError) and config.runtime.on_error == "stop"
         command = f"{resume_command(path, config.world)}{' --on-error replace' * stops}"
-        raise type(error)(f"{error}; then continue with: {command}") from None
+        raised = SampleError if stops else type(error)
+        raise raised(f"{error}; then continue with: {command}") from None
     except OSError as error:
         kept = "the last checkpoint is kept; " if (path / LAST).exists() else ""
         limit = f": {FILE_LIMIT}" if error.errno == errno.EFBIG else ""

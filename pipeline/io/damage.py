@@ -1,7 +1,8 @@
 """Damaged samples, and the policy for them while a loader runs."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +22,26 @@ class DamagedSamples(Exception):  # noqa: N818 - a list of samples, never shown 
     def __init__(self, reasons: Mapping[int, str]) -> None:
         super().__init__("; ".join(reasons.values()))
         self.reasons = dict(reasons)
+
+
+class DamagedSampleError(SampleError):
+    """A damaged sample stops a loader that could have replaced it: the message says so.
+
+    ``found`` is the message without that, see :func:`without_replacement`.
+    """
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"{found}, or replace damaged samples, with {option('on_error', 'replace')}")
+        self.found = found
+
+
+@contextmanager
+def without_replacement() -> Iterator[None]:
+    """Within the block, a damaged sample is an error that does not name ``on_error``: for those who do not offer it."""
+    try:
+        yield
+    except DamagedSampleError as error:
+        raise SampleError(error.found) from None
 
 
 @dataclass
@@ -66,10 +87,7 @@ class DamagePolicy:
         if self.on_error == "stop":
             first, *others = found.values()
             more = f" (and {len(others)} more in the same batch)" if others else ""
-            raise SampleError(
-                f"{first}{more}; run petseg-shard verify, or replace damaged samples, with "
-                f"{option('on_error', 'replace')}"
-            )
+            raise DamagedSampleError(f"{first}{more}; run petseg-shard verify")
         for index, reason in found.items():
             if index not in self.damaged:
                 self.damaged[index] = reason

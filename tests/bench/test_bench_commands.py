@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -86,6 +88,26 @@ def test_file_loaders_in_every_pass(tmp_path: Path) -> None:
         assert line.check.compared == run.data.samples
         assert line.rates[0] > 0
         assert not line.caveats
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(
+    "options",
+    [("loader", "--storages", "source", "--peers", "petseg"), ("train", "--models", "unet")],
+)
+def test_a_damaged_sample_is_named_without_options_that_it_lacks(
+    synthetic_set: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    damaged = shutil.copytree(synthetic_set, tmp_path / "set")
+    tar = max(damaged.glob("train-*.tar"))
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(data)
+    arguments = [*options, "--shards", damaged, *QUICK, "--size", "32", "--split", "train", "--device", "cpu"]
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code
+    assert re.search("run petseg-shard verify$|; build the set again$", result.output.strip()), result.output
+    assert "replace" not in result.output
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -13,13 +13,14 @@ import pytest
 import torch
 from labelled_sets import build_labelled, many_labels, write_untrained
 from PIL import Image
+from sample_runs import damaged_copy
 
 import petseg
 from petseg.cli import evaluate, predict
 from petseg.inference import scoring
 from petseg.inference.stored_samples import read_image, read_mask
 from petseg.runs.run_folder import read_metrics
-from shards import ShardSet
+from shards import SampleError, ShardSet
 
 TINY: dict[str, Any] = {"size": 32, "widths": (8, 16), "epochs": 2, "batch_size": 8, "threads": 1}
 TINY_ARGUMENTS = ["--size", "32", "--widths", "8,16", "--epochs", "2", "--batch-size", "8", "--threads", "1"]
@@ -70,6 +71,26 @@ def test_a_run_of_another_split_is_scored_with_a_word(
     assert document["notes"] == list(found.notes)
     (tmp_path / "alone.pt").write_bytes((run / "best.pt").read_bytes())
     assert not petseg.evaluate(tmp_path / "alone.pt", many, split="val").notes  # nothing says what it was trained on
+
+
+def test_a_damaged_sample_is_named_without_options_that_eval_lacks(
+    call, tiny_run: Path, synthetic_set: Path, tmp_path: Path
+) -> None:
+    damaged = damaged_copy(synthetic_set, tmp_path / "damaged")
+    told = ["--shards", damaged, "--split", "train"]
+    page = ("-o", tmp_path / "page.html")
+    for arguments in (
+        [tiny_run, *told],
+        [tiny_run, *told, "--own-size"],
+        ["--compare", tiny_run, tiny_run, *told, *page],
+    ):
+        result = call(evaluate, *arguments)
+        assert result.code == 1
+        assert str(damaged / "train-00000") in result.err
+        assert "verify" in result.err or "build the set again" in result.err
+        assert "replace" not in result.err
+    with pytest.raises(SampleError, match=r"; run petseg-shard verify$"):
+        petseg.evaluate(tiny_run, damaged, split="train")
 
 
 def test_a_file_after_json_is_told_to_be_no_run(call, tiny_run: Path) -> None:
