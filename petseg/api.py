@@ -194,8 +194,8 @@ def predict(
         overlays: also write the images with their masks drawn over them.
         probabilities: also write float32 (N, H, W), of N classes.
         overwrite: replace existing results.
-        skip_existing: leave out images that have results, to go on after a stop; those of another network or of other
-            options are an error.
+        skip_existing: leave out images that have results, to go on after a stop; those of another network, of other
+            options or of another image are an error.
         batch_size: images per batch, from 1.
         flip_tta: average with the predictions of the horizontally flipped images.
         scales: average over inputs whose size is multiplied by these factors.

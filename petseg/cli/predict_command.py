@@ -21,7 +21,7 @@ from shards.errors import PetsegError, TerminatedError, counted, describe_os_err
 @click.option(
     "--skip-existing",
     is_flag=True,
-    help="Leave out images that have results, to go on after a stop: with the same RUN and options.",
+    help="Leave out images that have results, to go on after a stop: with the same RUN, options and images.",
 )
 @click.option("--batch-size", type=int, default=8, show_default=True, help="Images per batch.")
 @WINDOW

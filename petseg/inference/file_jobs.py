@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from petseg.inference.image_files import MASK, OVERLAY, ImageFile, ResultMark, result_of, to_rgb
+from petseg.inference.image_files import MASK, OVERLAY, ImageFile, ResultMark, image_digest, result_of, to_rgb
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.result_files import PROBABILITIES, name_too_long, write_results
 from petseg.inference.sliding_window import is_padded
@@ -86,12 +86,12 @@ def plan_jobs(
     """Choose every output's name before anything is computed; with ``skip_existing``, leave out what is finished.
 
     Of two images that would become the same file, such as cat.jpg and cat.png, the second becomes cat.png.png; likewise
-    of cat.jpg and CAT.jpg, whose results some file systems take for one. Raises
-    ``UsageError`` if that name is taken, too, if an output would overwrite one of the images, if a folder for outputs
-    is a shard set's or a run's, or if a file exists already and ``overwrite`` is False. With ``skip_existing`` an image
-    whose files all exist is left out; ``UsageError`` if its mask exists without another of them, or if another
-    ``origin`` made it, see :func:`origin_of`. A mask that was made of an image of another name counts as another
-    image's, which has the shorter name.
+    of cat.jpg and CAT.jpg, whose results some file systems take for one. Raises ``UsageError`` if that name is taken,
+    too, if an output would overwrite one of the images, if a folder for outputs is a shard set's or a run's, or if a
+    file exists already and ``overwrite`` is False. With ``skip_existing`` an image whose files all exist is left out;
+    ``UsageError`` if its mask exists without another of them, or was made by another ``origin``, see
+    :func:`origin_of`, or of an image of other content. A mask that was made of an image of another name counts as
+    another image's, which has the shorter name.
     """
     if overwrite and skip_existing:
         raise UsageError(f"give {option('overwrite', True)} or {option('skip_existing', True)}, not both")
@@ -124,7 +124,11 @@ def plan_jobs(
 
 
 def _without_finished(marks: Mapping[FileJob, ResultMark | None], out: Path, *, origin: str) -> PredictionPlan:
-    """Leave out jobs whose results exist, given what the masks say; ``UsageError`` if another ``origin`` made any."""
+    """Leave out jobs whose results exist, given what the masks say.
+
+    ``UsageError`` if another ``origin`` made any, or of another image of the same name. An image that cannot be read
+    now is not left out: it fails as others that cannot.
+    """
     finished = {job: mark for job, mark in marks.items() if _is_finished(job, mark)}
     if foreign := [job.outputs[0] for job, mark in finished.items() if mark and mark.origin not in ("", origin)]:
         raise UsageError(
@@ -132,6 +136,16 @@ def _without_finished(marks: Mapping[FileJob, ResultMark | None], out: Path, *, 
             f"{foreign[0]}: {option('skip_existing', True)} goes on with the same ones; choose another output folder, "
             f"or replace all with {option('overwrite', True)}"
         )
+    written = {job: mark.digest for job, mark in finished.items() if mark and mark.digest}
+    digests = {job: image_digest(job.image) for job in written}
+    if others := [job for job, digest in digests.items() if digest not in ("", written[job])]:
+        one, several = "is of another image of the same name", "are of other images of the same names"
+        raise UsageError(
+            f"{counted(len(others), f'result in {out} {one}', f'results in {out} {several}')}, the first "
+            f"{others[0].outputs[0]}: {option('skip_existing', True)} leaves out images of the same content; choose "
+            "another output folder, or remove them to predict these images"
+        )
+    finished = {job: mark for job, mark in finished.items() if digests.get(job) != ""}
     unmarked = sum(not (mark and mark.origin) for mark in finished.values())
     return PredictionPlan([job for job in marks if job not in finished], len(finished), unmarked)
 
@@ -204,9 +218,10 @@ def predict_files(
     values = len(predictor.labels) if exact and window else 0  # of a pixel, to be kept
     together = 1 if window else batch_size
     failures = pixels = 0
-    batch: list[tuple[FileJob, Image.Image]] = []
+    batch: list[tuple[FileJob, Image.Image, ResultMark]] = []
     for number, job in enumerate(jobs, start=1):
         try:
+            mark = ResultMark(job.image.name, job.origin, image_digest(job.image))
             image = _read(job, values=values)
             with _named(job.image):
                 predictor.check((image.height, image.width), options)
@@ -214,27 +229,19 @@ def predict_files(
             failures += 1
             on_error(error)
         else:
-            batch.append((job, image))
+            batch.append((job, image, mark))
             pixels += image.width * image.height
             del image
         if batch and (len(batch) == together or pixels > _BATCH_PIXELS or number == len(jobs)):
-            images = [image for _, image in batch]
+            images = [image for _, image, _ in batch]
             predictions = predictor.predict_batch(images, options, batch_size=batch_size, keep=keep)
             del images
             predictions.reverse()
             batch.reverse()
             while batch:  # both lists are emptied on the way: the results of huge images need the memory
-                done, image = batch.pop()
+                done, image, mark = batch.pop()
                 done.outputs[0].parent.mkdir(parents=True, exist_ok=True)
-                write_results(
-                    done.outputs,
-                    image,
-                    predictions.pop(),
-                    predictor.labels,
-                    source=done.image,
-                    origin=done.origin,
-                    replace=done.replace,
-                )
+                write_results(done.outputs, image, predictions.pop(), predictor.labels, mark=mark, replace=done.replace)
                 on_done(done)
                 if window and is_padded((image.height, image.width), window):
                     on_padded(done)

@@ -1,5 +1,6 @@
 """Finding image files, and reading images of any format and mode: with the decoders that a set's images pass."""
 
+import contextlib
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from shards.audit.image import ImageAudit
 from shards.audit.orientation import NORMAL, apply_orientation, find_orientation
 from shards.errors import SampleError, UsageError, option, printable
 from shards.store.addresses import expect_paths
+from shards.store.atomic import file_sha256
 from shards.store.byte_ranges import read_regular
 
 _GLOB_CHARACTERS = frozenset("*?[")
@@ -46,21 +48,32 @@ class FoundImages(NamedTuple):
 
 
 class ResultMark(NamedTuple):
-    """What a result says of itself: the name of its image, and what predicted it; "" where it does not say that."""
+    """What a result says of itself: the name of its image, what predicted it, and what tells the image from others.
+
+    "" where it does not say that; ``digest`` is an :func:`image_digest`, which earlier versions did not write.
+    """
 
     image: str
-    origin: str
+    origin: str = ""
+    digest: str = ""
 
 
-def result_mark(image: Path, origin: str = "") -> PngImagePlugin.PngInfo:
+def mark_text(mark: ResultMark) -> PngImagePlugin.PngInfo:
     """Return what says in a PNG file that it is the result of an image's prediction, and of which network's."""
     info = PngImagePlugin.PngInfo()
-    info.add_text(_MARK, f"{quote(os.fsencode(image.name))} {origin}".rstrip())
+    info.add_text(_MARK, f"{quote(os.fsencode(mark.image))} {mark.origin} {mark.digest}".rstrip())
     return info
 
 
+def image_digest(path: Path) -> str:
+    """Return what tells an image file's content from others: 16 hexadecimal digits; "" if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return file_sha256(path)[:16] if path.is_file() else ""
+    return ""
+
+
 def result_of(path: Path) -> ResultMark | None:
-    """Return what a file that is a result says of itself; None where it has no :func:`result_mark`."""
+    """Return what a file that is a result says of itself; None where it has no :func:`mark_text`."""
     try:
         if path.suffix.lower() != ".png" or not path.is_file():
             return None
@@ -72,8 +85,8 @@ def result_of(path: Path) -> ResultMark | None:
     word, _, mark = text[: int.from_bytes(size)].partition(b"\0")
     if not head.startswith(_PNG) or kind != b"tEXt" or word != _MARK.encode():
         return None
-    name, _, origin = mark.partition(b" ")
-    return ResultMark(os.fsdecode(unquote_to_bytes(name)), origin.decode("latin-1"))
+    name, origin, digest, *_ = [*mark.split(b" "), b"", b""]
+    return ResultMark(os.fsdecode(unquote_to_bytes(name)), origin.decode("latin-1"), digest.decode("latin-1"))
 
 
 def _is_result(path: Path) -> bool:

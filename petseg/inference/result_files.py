@@ -12,13 +12,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from petseg.host.written_together import write_together
-from petseg.inference.image_files import OVERLAY, result_mark
+from petseg.inference.image_files import OVERLAY, ResultMark, mark_text
 from petseg.inference.probabilities import Prediction
 from shards.format.labels import Labels
 from shards.format.overlays import PAPER, STRIP_PIXELS, Pixels, indexed_mask, legend, occurring, outline_width, overlay
 from shards.format.readers.output_places import LONGEST_NAME
 
 PROBABILITIES = ".probabilities.npz"
+_UNNAMED = ResultMark("")
 _LEGEND_FROM = 160  # width in pixels; below a narrower image no name can be read
 
 
@@ -33,32 +34,30 @@ def write_results(
     prediction: Prediction,
     labels: Labels,
     *,
-    source: Path = Path(),
-    origin: str = "",
+    mark: ResultMark = _UNNAMED,
     replace: bool = True,
 ) -> None:
     """Write the files of a prediction, told apart by their endings, as :func:`write_together` does.
 
-    Pictures carry the name of ``source``, the image's file, and ``origin``, what has predicted them, see
-    :func:`petseg.inference.image_files.result_mark`.
+    Pictures carry ``mark``, see :func:`petseg.inference.image_files.result_of`.
     """
-    mark = result_mark(source, origin)
+    info = mark_text(mark)
     writers = {
-        output: partial(_write, output.name, image, prediction, labels, mark=mark)
+        output: partial(_write, output.name, image, prediction, labels, info=info)
         for output in reversed(outputs)  # the mask is the last
     }
     write_together(writers, replace=replace)
 
 
 def _write(
-    name: str, image: Image.Image, prediction: Prediction, labels: Labels, handle: BinaryIO, *, mark: PngInfo
+    name: str, image: Image.Image, prediction: Prediction, labels: Labels, handle: BinaryIO, *, info: PngInfo
 ) -> None:
     if name.endswith(PROBABILITIES):
         _write_probabilities(handle, prediction)
         return
     overlaid = name.endswith(OVERLAY)
     drawn = draw_overlay(image, prediction.index, labels) if overlaid else indexed_mask(prediction.index, labels)
-    drawn.save(handle, format="PNG", pnginfo=mark)
+    drawn.save(handle, format="PNG", pnginfo=info)
 
 
 def _write_probabilities(handle: BinaryIO, prediction: Prediction) -> None:

@@ -1,6 +1,7 @@
 """Results that exist: of another network or other options they are not taken for one's own, nor for images."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 import petseg
 from petseg.cli import predict
 from petseg.inference import file_jobs
-from petseg.inference.image_files import find_images, result_of
+from petseg.inference.image_files import find_images, image_digest, mark_text, result_of
 from shards.errors import UsageError
 from shards.format.builtin_labels import PETS
 
@@ -58,6 +59,62 @@ def test_results_with_other_options_are_refused(
     with pytest.raises(UsageError, match=r"1 result of another network, or with other options.*overwrite=True$"):
         petseg.predict(tiny_run, images, out, skip_existing=True)
     assert petseg.predict(tiny_run, images, out, skip_existing=True, batch_size=1, **more).skipped == 1
+
+
+def other_images(folder: Path, names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        Image.new("RGB", (40, 30), "red").save(folder / f"{name}.jpg")
+    return folder
+
+
+@pytest.mark.parametrize("names", ["a", "bc", "abc"])
+def test_results_of_other_images_of_the_same_names_are_refused(
+    call, tiny_run: Path, images: Path, tmp_path: Path, names: str
+) -> None:
+    """The first photo's mask was taken for the second one's, with the exit code 0."""
+    out, others = tmp_path / "out", other_images(tmp_path / "others", names)
+    petseg.predict(tiny_run, images, out)
+    refused = call(predict, tiny_run, others, "-o", out, "--skip-existing")
+    what = (
+        "1 result in {} is of another image of the same name" if names == "a" else "{} are of other images of the same"
+    )
+    assert refused.code == 2
+    assert what.format(out if names == "a" else f"{len(names)} results in {out}") in refused.err
+    assert f"the first {out / names[0]}.png: --skip-existing leaves out images of the same content; " in refused.err
+    assert refused.err.endswith("choose another output folder, or remove them to predict these images\n")
+    for name in names:
+        (out / f"{name}.png").unlink()
+    assert petseg.predict(tiny_run, others, out, skip_existing=True).skipped == 0
+    assert petseg.predict(tiny_run, others, out, skip_existing=True).skipped == len(names)
+
+
+def test_results_without_a_digest_are_not_compared(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+    """As versions wrote them that named the network in the mark, or the image alone."""
+    out, others = tmp_path / "out", other_images(tmp_path / "others", "abc")
+    petseg.predict(tiny_run, images, out)
+    for name, kept in (("a", {"digest": ""}), ("b", {"origin": "", "digest": ""})):
+        mark = result_of(out / f"{name}.png")
+        assert mark is not None
+        assert mark == (f"{name}.jpg", mark.origin, image_digest(images / f"{name}.jpg"))
+        Image.open(out / f"{name}.png").save(out / f"{name}.png", pnginfo=mark_text(mark._replace(**kept)))
+        assert result_of(out / f"{name}.png") == mark._replace(**kept)
+    without_mark(out / "c.png")
+    made = petseg.predict(tiny_run, others, out, skip_existing=True)
+    assert (made.skipped, made.unmarked) == (3, 2)
+
+
+def test_images_that_cannot_be_read_any_more_fail_as_others(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    petseg.predict(tiny_run, images, out)
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    (images / "b.jpg").unlink()
+    (images / "b.jpg").symlink_to("nowhere")
+    (images / "c.jpg").unlink()
+    os.mkfifo(images / "c.jpg")
+    made = petseg.predict(tiny_run, images, out, skip_existing=True)
+    assert (made.skipped, made.images, len(made.failed)) == (1, (), 2)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
 
 
 def test_results_that_do_not_say_what_made_them_are_counted(

@@ -22,7 +22,7 @@ import petseg
 from petseg.cli import predict
 from petseg.host.stop_signals import delay_stop_signals
 from petseg.inference import result_files
-from petseg.inference.image_files import result_of
+from petseg.inference.image_files import ResultMark, result_of
 from petseg.inference.probabilities import Prediction
 from petseg.inference.result_files import draw_overlay, write_results
 from shards.console import raise_stop_signals
@@ -180,7 +180,7 @@ def test_of_two_that_write_at_the_same_time_all_files_are_of_one(
     rename, first = atomic.rename_file, threading.current_thread()
 
     def write_as(origin: str) -> None:
-        write_results(names, Image.new("RGB", (30, 20)), prediction(PETS), PETS, origin=origin)
+        write_results(names, Image.new("RGB", (30, 20)), prediction(PETS), PETS, mark=ResultMark("a.jpg", origin))
 
     second = threading.Thread(target=write_as, args=("second",))
 
