@@ -193,7 +193,7 @@ def predict(
         recursive: search folders with their subfolders, which ``out`` gets, too.
         overlays: also write the images with their masks drawn over them.
         probabilities: also write float32 (N, H, W), of N classes.
-        overwrite: replace existing results.
+        overwrite: replace existing results; a picture that is none, such as a mask of a dataset, is an error.
         skip_existing: leave out images that have results, to go on after a stop; those of another network, of other
             options or of another image are an error.
         batch_size: images per batch, from 1.

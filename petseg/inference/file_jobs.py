@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from petseg.inference.image_files import MASK, OVERLAY, ImageFile, ResultMark, image_digest, result_of, to_rgb
+from petseg.inference.image_files import MASK, OVERLAY, ImageFile, ResultMark, digest_of, is_result, result_of, to_rgb
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.result_files import PROBABILITIES, name_too_long, write_results
 from petseg.inference.sliding_window import is_padded
@@ -88,10 +88,10 @@ def plan_jobs(
     Of two images that would become the same file, such as cat.jpg and cat.png, the second becomes cat.png.png; likewise
     of cat.jpg and CAT.jpg, whose results some file systems take for one. Raises ``UsageError`` if that name is taken,
     too, if an output would overwrite one of the images, if a folder for outputs is a shard set's or a run's, or if a
-    file exists already and ``overwrite`` is False. With ``skip_existing`` an image whose files all exist is left out;
-    ``UsageError`` if its mask exists without another of them, or was made by another ``origin``, see
-    :func:`origin_of`, or of an image of other content. A mask that was made of an image of another name counts as
-    another image's, which has the shorter name.
+    file exists already and ``overwrite`` is False, or is a picture that is no result. With ``skip_existing`` an image
+    whose files all exist is left out; ``UsageError`` if its mask exists without another of them, or was made by another
+    ``origin``, see :func:`origin_of`, or of an image of other content. A mask that was made of an image of another name
+    counts as another image's, which has the shorter name.
     """
     if overwrite and skip_existing:
         raise UsageError(f"give {option('overwrite', True)} or {option('skip_existing', True)}, not both")
@@ -120,7 +120,9 @@ def plan_jobs(
         job = FileJob(image=each.path, outputs=outputs, renamed=renamed, replace=replace, origin=origin)
         marks[job] = mark
     _expect_free({place for each in images for place in places_of(each.path)}, list(marks))
-    return _without_finished(marks, out, origin=origin) if skip_existing else PredictionPlan(list(marks), 0, 0)
+    planned = _without_finished(marks, out, origin=origin) if skip_existing else PredictionPlan(list(marks), 0, 0)
+    _expect_results(planned.jobs, out)
+    return planned
 
 
 def _without_finished(marks: Mapping[FileJob, ResultMark | None], out: Path, *, origin: str) -> PredictionPlan:
@@ -137,13 +139,14 @@ def _without_finished(marks: Mapping[FileJob, ResultMark | None], out: Path, *, 
             f"or replace all with {option('overwrite', True)}"
         )
     written = {job: mark.digest for job, mark in finished.items() if mark and mark.digest}
-    digests = {job: image_digest(job.image) for job in written}
+    digests = {job: digest_of(job.image) for job in written}
     if others := [job for job, digest in digests.items() if digest not in ("", written[job])]:
-        one, several = "is of another image of the same name", "are of other images of the same names"
+        one = len(others) == 1
+        are = "is of another image of the same name" if one else "are of other images of the same names"
         raise UsageError(
-            f"{counted(len(others), f'result in {out} {one}', f'results in {out} {several}')}, the first "
-            f"{others[0].outputs[0]}: {option('skip_existing', True)} leaves out images of the same content; choose "
-            "another output folder, or remove them to predict these images"
+            f"{counted(len(others), 'result')} in {out} {are}, the first {others[0].outputs[0]}: "
+            f"{option('skip_existing', True)} leaves out images of the same content; choose another output folder, "
+            f"or remove {'it to predict this image' if one else 'them to predict these images'}"
         )
     finished = {job: mark for job, mark in finished.items() if digests.get(job) != ""}
     unmarked = sum(not (mark and mark.origin) for mark in finished.values())
@@ -171,9 +174,10 @@ def _is_finished(job: FileJob, mark: ResultMark | None) -> bool:
         raise UsageError(f"{job.outputs[0]} is not a result of {job.image}; choose another output folder")
     for output in job.outputs[1:]:
         if not output.is_file():
+            again = "remove the mask to predict it again, or " if mark else ""  # without a mark it may be anybody's
             raise UsageError(
                 f"{job.outputs[0]} exists, but not {output}: {option('skip_existing', True)} goes on where the same "
-                "options were given; remove the mask to predict it again, or choose another output folder"
+                f"options were given; {again}choose another output folder"
             )
     return True
 
@@ -194,7 +198,21 @@ def _expect_free(inputs: set[object], jobs: Sequence[FileJob]) -> None:
                 continue
             if not inputs.isdisjoint(places_of(output)):
                 raise UsageError(f"{output} would overwrite one of the images; choose another output folder")
-            expect_replaceable(output, overwrite=job.replace, advice="choose another output folder")
+            expect_replaceable(output, overwrite=True, advice="choose another output folder")
+
+
+def _expect_results(jobs: Sequence[FileJob], out: Path) -> None:
+    """Raise ``UsageError`` if an output exists, unless it is a result and may be replaced: others are not ours."""
+    outputs = [(output, job.replace) for job in jobs for output in job.outputs if not name_too_long(output)]
+    foreign = [output for output, _ in outputs if output.suffix == MASK and output.is_file() and not is_result(output)]
+    if foreign:
+        are, them = ("is no result", "it") if len(foreign) == 1 else ("are no results", "them")
+        raise UsageError(
+            f"{counted(len(foreign), 'file')} in {out} {are} of petseg-predict, the first {foreign[0]}: "
+            f"{option('overwrite', True)} replaces results only; choose another output folder, or remove {them}"
+        )
+    for output, replace in outputs:
+        expect_replaceable(output, overwrite=replace, advice="choose another output folder")
 
 
 def predict_files(
@@ -221,7 +239,7 @@ def predict_files(
     batch: list[tuple[FileJob, Image.Image, ResultMark]] = []
     for number, job in enumerate(jobs, start=1):
         try:
-            mark = ResultMark(job.image.name, job.origin, image_digest(job.image))
+            mark = ResultMark(job.image.name, job.origin, digest_of(job.image))
             image = _read(job, values=values)
             with _named(job.image):
                 predictor.check((image.height, image.width), options)

@@ -50,7 +50,7 @@ class FoundImages(NamedTuple):
 class ResultMark(NamedTuple):
     """What a result says of itself: the name of its image, what predicted it, and what tells the image from others.
 
-    "" where it does not say that; ``digest`` is an :func:`image_digest`, which earlier versions did not write.
+    "" where it does not say that; ``digest`` is an :func:`digest_of`, which earlier versions did not write.
     """
 
     image: str
@@ -65,7 +65,7 @@ def mark_text(mark: ResultMark) -> PngImagePlugin.PngInfo:
     return info
 
 
-def image_digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
     """Return what tells an image file's content from others: 16 hexadecimal digits; "" if it cannot be read."""
     with contextlib.suppress(OSError):
         return file_sha256(path)[:16] if path.is_file() else ""
@@ -89,8 +89,8 @@ def result_of(path: Path) -> ResultMark | None:
     return ResultMark(os.fsdecode(unquote_to_bytes(name)), origin.decode("latin-1"), digest.decode("latin-1"))
 
 
-def _is_result(path: Path) -> bool:
-    """Whether an image is a result of an earlier prediction.
+def is_result(path: Path) -> bool:
+    """Return whether a picture is a result of an earlier prediction: one may be left out, and replaced.
 
     Earlier versions wrote no marks. Of their results a mask with a palette beside its overlay is known, and an overlay
     by its name, beside its mask.
@@ -136,7 +136,7 @@ def find_images(arguments: Sequence[str], *, recursive: bool = False, skip: Path
         else:
             raise UsageError(f"no such image or folder: {argument}")
         alike = [each for each in found if _is_image(each.path)]
-        made = {each for each in alike if _is_result(each.path)}
+        made = {each for each in alike if is_result(each.path)}
         if len(made) == len(alike):
             reason = _nothing_found(path, argument, recursive=recursive)
             raise UsageError(f"{reason}, only results of earlier predictions" if alike else reason)

@@ -14,7 +14,7 @@ from PIL import Image
 import petseg
 from petseg.cli import predict
 from petseg.inference import file_jobs
-from petseg.inference.image_files import find_images, image_digest, mark_text, result_of
+from petseg.inference.image_files import digest_of, find_images, mark_text, result_of
 from shards.errors import UsageError
 from shards.format.builtin_labels import PETS
 
@@ -82,7 +82,8 @@ def test_results_of_other_images_of_the_same_names_are_refused(
     assert refused.code == 2
     assert what.format(out if names == "a" else f"{len(names)} results in {out}") in refused.err
     assert f"the first {out / names[0]}.png: --skip-existing leaves out images of the same content; " in refused.err
-    assert refused.err.endswith("choose another output folder, or remove them to predict these images\n")
+    advice = "it to predict this image" if names == "a" else "them to predict these images"
+    assert refused.err.endswith(f"choose another output folder, or remove {advice}\n")
     for name in names:
         (out / f"{name}.png").unlink()
     assert petseg.predict(tiny_run, others, out, skip_existing=True).skipped == 0
@@ -96,7 +97,7 @@ def test_results_without_a_digest_are_not_compared(tiny_run: Path, images: Path,
     for name, kept in (("a", {"digest": ""}), ("b", {"origin": "", "digest": ""})):
         mark = result_of(out / f"{name}.png")
         assert mark is not None
-        assert mark == (f"{name}.jpg", mark.origin, image_digest(images / f"{name}.jpg"))
+        assert mark == (f"{name}.jpg", mark.origin, digest_of(images / f"{name}.jpg"))
         Image.open(out / f"{name}.png").save(out / f"{name}.png", pnginfo=mark_text(mark._replace(**kept)))
         assert result_of(out / f"{name}.png") == mark._replace(**kept)
     without_mark(out / "c.png")
@@ -148,3 +149,62 @@ def test_results_without_marks_are_no_images(tiny_run: Path, images: Path, tmp_p
     found = find_images([str(images)])
     names = ["a.jpg", "alone.overlay.png", "b.jpg", "c.jpg", "drawn.png", "photo.png", "x" * 245 + ".png"]
     assert ([each.path.name for each in found.files], found.results) == (names, 7)
+
+
+def masks_of_a_dataset(folder: Path) -> Path:
+    folder.mkdir()
+    Image.new("L", (40, 30), 1).save(folder / "a.png")
+    Image.new("P", (40, 30), 2).save(folder / "b.png")
+    (folder / "c.png").write_text("drawn by hand")
+    return folder
+
+
+@pytest.mark.parametrize("option", ["", "--overwrite"])
+@pytest.mark.parametrize("overlay", ["--overlay", "--no-overlay"])
+def test_what_is_no_result_is_never_replaced(
+    call, tiny_run: Path, images: Path, tmp_path: Path, option: str, overlay: str
+) -> None:
+    """The message for masks of a dataset advised --overwrite, which replaced them without a word."""
+    masks = masks_of_a_dataset(tmp_path / "masks")
+    kept = {path.name: path.read_bytes() for path in masks.iterdir()}
+    options = [overlay, *([option] if option else [])]
+    result = call(predict, tiny_run, images, "-o", masks, *options)
+    assert (result.code, result.out) == (2, "")
+    what = f"3 files in {masks} are no results of petseg-predict, the first {masks / 'a.png'}: --overwrite replaces"
+    assert f"Error: {what} results only; choose another output folder, or remove them\n" in result.err
+    assert {path.name: path.read_bytes() for path in masks.iterdir()} == kept
+
+
+def test_an_overlay_that_is_no_result_is_not_replaced_either(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+    """Nor where its mask is to be made, as after a stop."""
+    out = tmp_path / "out"
+    petseg.predict(tiny_run, images / "a.jpg", out)
+    photo = out / "b.overlay.png"
+    Image.new("RGB", (40, 30)).save(photo)
+    before = photo.read_bytes()
+    for how in ({}, {"overwrite": True}, {"skip_existing": True}):
+        with pytest.raises(UsageError, match=rf"^1 file in {out} is no result of .*{photo}: overwrite=True replaces "):
+            petseg.predict(tiny_run, images, out, **how)
+        assert photo.read_bytes() == before
+        assert not (out / "b.png").exists()
+
+
+def test_results_of_earlier_versions_are_replaced(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+    """A mask with a palette beside its overlay, that overlay, and what links to results."""
+    out = tmp_path / "out"
+    petseg.predict(tiny_run, images, out)
+    for path in out.glob("[ab].*"):
+        without_mark(path)
+    (out / "c.png").rename(tmp_path / "kept.png")
+    (out / "c.png").symlink_to(tmp_path / "kept.png")
+    assert len(petseg.predict(tiny_run, images, out, overwrite=True).images) == 3
+    assert all(result_of(path) for path in out.iterdir())
+
+
+def test_a_mask_that_may_be_anybodys_is_not_to_be_removed(call, tiny_run: Path, images: Path, tmp_path: Path) -> None:
+    masks = masks_of_a_dataset(tmp_path / "masks")
+    result = call(predict, tiny_run, images, "-o", masks, "--skip-existing")
+    assert result.code == 2
+    told = "a.overlay.png: --skip-existing goes on where the same options were given; choose another output folder\n"
+    assert result.err.endswith(told)
+    assert not list(masks.glob("*.overlay.png"))

@@ -330,14 +330,15 @@ def test_a_picture_s_name_is_no_folder(call, tiny_run: Path, tmp_path: Path) -> 
 def test_results_are_replaced_only_when_asked(call, tiny_run: Path, tmp_path: Path) -> None:
     path = image_file(tmp_path / "cat.jpg")
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "cat.png").write_text("drawn by hand")
-    result = call(predict, tiny_run, path, "-o", out)
+    assert call(predict, tiny_run, path, "-o", out).code == 0
+    (out / "cat.probabilities.npz").write_text("before")
+    kept = {file.name: file.read_bytes() for file in out.iterdir()}
+    result = call(predict, tiny_run, path, "-o", out, "--flip-tta", "--probabilities")
     assert result.code == 2
-    assert "--overwrite" in result.err
-    assert (out / "cat.png").read_text() == "drawn by hand"
-    assert call(predict, tiny_run, path, "-o", out, "--overwrite", "--json").code == 0
-    assert Image.open(out / "cat.png").mode == "P"
+    assert "cat.png exists already; choose another output folder, or add --overwrite\n" in result.err
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == kept
+    assert call(predict, tiny_run, path, "-o", out, "--overwrite", "--flip-tta", "--probabilities").code == 0
+    assert all((out / name).read_bytes() != content for name, content in kept.items())
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 90), (90, 5), (31, 33), (32, 32), (301, 257)])
