@@ -21,21 +21,24 @@ FILE_LIMIT: Final = "a limit of this session (`ulimit -f`) or of the file system
 NO_ADDRESS: Final = "an address, where only a file or folder of this machine can be given"
 _NO_THREADS = "no more threads or processes can be started; end other programs, or raise the limit (`ulimit -u`)"
 _AGAIN = "run the same command again"
+_SAID_OF_IT = {  # after the name of the file
+    errno.EEXIST: "exists already; choose another name",
+    errno.EISDIR: "is a folder, a file was expected",
+    errno.ENXIO: "is a socket or a device, a file was expected",
+}
 _ADVICE = {
+    **_SAID_OF_IT,
     errno.ENOSPC: f"the disk is full; free some space and {_AGAIN}",
     errno.EDQUOT: f"the disk quota is used up; free some space and {_AGAIN}",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied; choose a folder that you may write to"),
     errno.EROFS: "the file system is read-only; choose a folder that you may write to",
-    errno.EEXIST: "exists already; choose another name",
     errno.ENOENT: "no such file or folder",
     errno.ENOTDIR: "not a folder",
-    errno.EISDIR: "is a folder, a file was expected",
     errno.ENAMETOOLONG: "the name is longer than the file system takes; choose a shorter one",
     errno.ELOOP: "symbolic links that lead in a circle",
     errno.EFBIG: f"File too large: {FILE_LIMIT}; raise it, or choose another folder",
     errno.EIO: f"input/output error; check the disk or the network share, then {_AGAIN}",
     errno.ESTALE: f"stale file handle: the file was replaced on its server; {_AGAIN}",
-    errno.ENXIO: "is a socket or a device, a file was expected",
     errno.EMFILE: "too many open files; raise the limit with `ulimit -n`",
 }
 
@@ -169,6 +172,8 @@ def describe_os_error(error: OSError, *, again: str = _AGAIN) -> str:
         do = f"raise {FILE_LIMIT}" if error.errno == errno.EFBIG else "free some space"
         return f"stdout, or a temporary file, cannot be written ({error.strerror}); {do} and {again}"
     name = abridged(str(error.filename or ""), most=160)
+    if name and (said := _SAID_OF_IT.get(error.errno or 0)):
+        return f"{name} {said}"
     where = f" ({name})" if name else ""
     if error.errno == errno.EAGAIN and error.strerror == os.strerror(errno.EAGAIN):  # of fork; streams say more
         return f"{_NO_THREADS}{where}"

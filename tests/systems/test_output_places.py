@@ -105,7 +105,7 @@ def test_what_another_process_has_written_meanwhile_stays(
     arguments = [str(file if (name, each) == ("labels", "OUT") else places.get(each, each)) for each in arguments]
     result = call(program, *arguments)
     assert result.code == 1
-    assert result.err.splitlines()[-1] == f"Error: exists already; choose another name ({file})"
+    assert result.err.splitlines()[-1] == f"Error: {file} exists already; choose another name"
     assert file.read_text() == "theirs"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".partial-")]
     if name == "predict":

@@ -17,7 +17,7 @@ from petseg.host.distributed import World
 from petseg.nets.encoder_weights import read_state
 from petseg.runs.checkpoint import CheckpointError, damage_of, load_checkpoint
 from petseg.training.start import _advice
-from shards.errors import PetsegError
+from shards.errors import PetsegError, describe_os_error
 
 NO_MEMORY = [
     MemoryError(),
@@ -52,6 +52,21 @@ def test_one_line_says_what_is_lacking(call: Any, monkeypatch: pytest.MonkeyPatc
     (line,) = result.err.splitlines()
     assert result.code == 1
     assert line.startswith(OTHERS.get(error, "Error: out of memory: use a smaller --batch-size"))
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.EEXIST, "out.csv exists already; choose another name"),
+        (errno.EISDIR, "out.csv is a folder, a file was expected"),
+        (errno.ENXIO, "out.csv is a socket or a device, a file was expected"),
+        (errno.ENOTDIR, "not a folder (out.csv)"),
+    ],
+)
+def test_what_is_said_of_a_file_follows_its_name(number: int, expected: str) -> None:
+    """In brackets behind it, as of other errors, the name made no sentence."""
+    assert describe_os_error(OSError(number, os.strerror(number), "out.csv")) == expected
+    assert describe_os_error(OSError(number, os.strerror(number))) in (expected[8:], expected.partition(" (")[0])
 
 
 @pytest.mark.parametrize("error", [RuntimeError("of a kind that is a fault"), ImportError("no module named x")])
