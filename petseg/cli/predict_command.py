@@ -17,7 +17,7 @@ from shards.errors import PetsegError, TerminatedError, counted, describe_os_err
 @click.option("--recursive", is_flag=True, help="Search folders with their subfolders, and keep these in the results.")
 @click.option("--overlay/--no-overlay", default=True, show_default=True, help="Also write NAME.overlay.png.")
 @click.option("--probabilities", is_flag=True, help="Also write NAME.probabilities.npz: float32 (classes, H, W).")
-@click.option("--overwrite", is_flag=True, help="Replace existing results; other files stay, as an error.")
+@click.option("--overwrite", is_flag=True, help="Replace existing results; another picture of such a name is an error.")
 @click.option(
     "--skip-existing",
     is_flag=True,
