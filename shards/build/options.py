@@ -1,19 +1,24 @@
 """The options of a build, their defaults, and which combinations are allowed."""
 
+from typing import Any
+
 import msgspec
 
 from shards.audit.findings import MAX_PIXELS
 from shards.audit.orientation import EXIF_MODES, ExifMode
 from shards.build.encode import DEFAULT_QUALITY, DEFAULT_SIZE
 from shards.errors import UsageError, option, spelled
-from shards.format.geometry import FITS, Fit, Size, parse_size
+from shards.format.builtin_labels import BUILTIN
+from shards.format.geometry import FITS, Fit, Size, parse_size, size_text
 from shards.format.labels import Labels
 from shards.format.layout import MAX_SIZE, MOST_PIXELS, STORAGES, Storage
+from shards.format.manifest import Manifest
 from shards.store.byte_sizes import parse_bytes
 
 DEFAULT_FRACTIONS = (0.7, 0.2, 0.1)
 DEFAULT_VAL_FRACTION = 0.2
 DEFAULT_SHARD_BYTES = 256_000_000
+DEFAULT_FIT: Fit = "stretch"
 MAX_SHARD_BYTES = 10**12
 
 
@@ -114,7 +119,7 @@ def options_from(
         fractions = (1 - val, val, 0.0)
     if storage != "source":
         size = DEFAULT_SIZE if size is None else size
-        fit = "stretch" if fit is None else fit
+        fit = DEFAULT_FIT if fit is None else fit
     if storage == "jpeg" and quality is None:
         quality = DEFAULT_QUALITY
     if samples_per_shard is not None and shard_bytes is not None:
@@ -139,3 +144,32 @@ def options_from(
         exif=exif,  # type: ignore[arg-type]
         labels=labels,
     )
+
+
+def options_of(manifest: Manifest) -> list[str]:
+    """Return what to give to ``petseg-shard build`` to make a set again from its source.
+
+    These are the layout, and all options that are not the defaults. ``LABELS.toml`` stands for labels that are not
+    built in. The suffixes of the layout ``folders`` are in no manifest.
+    """
+    built, random = manifest.options, manifest.options.split == "random"
+    known = next((name for name, labels in BUILTIN.items() if labels == manifest.labels), "LABELS.toml")
+    labels = None if known == built.layout != "voc" else known  # of VOC, other names of images have no labels
+    fractions = ",".join(map(str, built.fractions))
+    options: list[tuple[str, Any, Any]] = [  # value, default
+        ("--layout", built.layout, None),
+        ("--labels", labels, None),
+        ("--storage", manifest.storage, "source"),
+        ("--size", size_text(manifest.size) if manifest.size else None, str(DEFAULT_SIZE)),
+        ("--fit", manifest.fit, DEFAULT_FIT),
+        ("--quality", built.quality, DEFAULT_QUALITY),
+        ("--split", built.split, "official"),
+        ("--fractions", fractions if random else None, ",".join(map(str, DEFAULT_FRACTIONS))),
+        ("--val-fraction", None if random else built.fractions[1], DEFAULT_VAL_FRACTION),
+        ("--seed", built.seed, 0),
+        ("--shard-bytes", built.shard_bytes, DEFAULT_SHARD_BYTES),
+        ("--samples-per-shard", built.samples_per_shard, None),
+        ("--max-pixels", built.max_pixels, MAX_PIXELS),
+        ("--exif", built.exif, "auto"),
+    ]
+    return [word for name, value, usual in options if value not in (None, usual) for word in (name, str(value))]

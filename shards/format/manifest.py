@@ -224,7 +224,8 @@ def parse_manifest(data: bytes, path: Path | str) -> Manifest:
         folder = shlex.quote(str(path).rpartition("/")[0])
         raise FormatError(
             f"{path} is of format version {shown_value(document.get('version'))}, this program reads version {VERSION};"
-            f" build the set again from its source: petseg-shard build SOURCE {folder} --overwrite"
+            " build the set again from its source, with the options that it was built with: "
+            f"petseg-shard build SOURCE {folder} --overwrite"
         )
     try:
         manifest = msgspec.convert(document, Manifest)

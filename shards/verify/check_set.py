@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from shards.audit.mask import Counts
+from shards.build.options import options_of
 from shards.errors import FormatError
 from shards.format.geometry import Size, size_text
 from shards.format.labels import IGNORE
@@ -74,6 +75,7 @@ def verify(
         with suppress(OSError):
             report.no_set = not folder.is_dir() or not any(is_set_file(each.name) for each in folder.iterdir())
         return report
+    report.options = options_of(manifest)
     report.files = 1 + len(manifest.files()) + sum(2 * split.shards for split in manifest.splits.values())
     report.add(_stray_files(folder, manifest))
     report.add(check_audit_file(folder, manifest, quick=quick))

@@ -35,8 +35,8 @@ _CONCLUSIONS: Final[dict[Mode, str]] = {
     "full": "every byte is as the manifest says, and every sample decodes",
 }
 _ADVICE: Final = (
-    "what to do: replace the set by an intact copy (petseg-shard copy SET {path} --overwrite), or build it again "
-    "(petseg-shard build SOURCE {path} --overwrite)"
+    "what to do: replace the set by an intact copy (petseg-shard copy SET {path} --overwrite), or build it again"
+    "{unknown} (petseg-shard build SOURCE {path} --overwrite{options})"
 )
 _EXCHANGED: Final = (
     "what to do: give the files that were exchanged their own names again, and copy those that are of another build "
@@ -83,6 +83,7 @@ class Report:
     samples: int = 0  # number checked
     bytes: int = 0  # number read
     repeated: Mapping[str, int] = field(default_factory=dict)  # failed requests to an object store, by reason
+    options: list[str] | None = None  # of a build that makes the set again; None where the manifest does not say
     no_set: bool = False  # no file there is of a set: nothing is to be replaced
     _seen: Counter[str] = field(default_factory=Counter)
 
@@ -127,4 +128,9 @@ class Report:
         kinds = {problem.kind for problem in self.problems}
         opens = not self.dropped and kinds & _OF_SAMPLES and kinds <= _OF_SAMPLES | _NOT_READ
         advice = _EXCHANGED if "exchanged" in kinds else _ADVICE
-        return "\n".join([*lines, printable(advice.format(path=shlex.quote(self.path)) + _MEANWHILE * bool(opens))])
+        text = advice.format(
+            path=shlex.quote(self.path),
+            options="".join(f" {shlex.quote(word)}" for word in self.options or ()),
+            unknown=" with the options that it was built with" if self.options is None else "",
+        )
+        return "\n".join([*lines, printable(text + _MEANWHILE * bool(opens))])
