@@ -157,19 +157,19 @@ def options_of(manifest: Manifest) -> list[str]:
     labels = None if known == built.layout != "voc" else known  # of VOC, other names of images have no labels
     fractions = ",".join(map(str, built.fractions))
     options: list[tuple[str, Any, Any]] = [  # value, default
-        ("--layout", built.layout, None),
-        ("--labels", labels, None),
-        ("--storage", manifest.storage, "source"),
-        ("--size", size_text(manifest.size) if manifest.size else None, str(DEFAULT_SIZE)),
-        ("--fit", manifest.fit, DEFAULT_FIT),
-        ("--quality", built.quality, DEFAULT_QUALITY),
-        ("--split", built.split, "official"),
-        ("--fractions", fractions if random else None, ",".join(map(str, DEFAULT_FRACTIONS))),
-        ("--val-fraction", None if random else built.fractions[1], DEFAULT_VAL_FRACTION),
-        ("--seed", built.seed, 0),
-        ("--shard-bytes", built.shard_bytes, DEFAULT_SHARD_BYTES),
-        ("--samples-per-shard", built.samples_per_shard, None),
-        ("--max-pixels", built.max_pixels, MAX_PIXELS),
-        ("--exif", built.exif, "auto"),
+        ("layout", built.layout, None),
+        ("labels", labels, None),
+        ("storage", manifest.storage, "source"),
+        ("size", size_text(manifest.size) if manifest.size else None, str(DEFAULT_SIZE)),
+        ("fit", manifest.fit, DEFAULT_FIT),
+        ("quality", built.quality, DEFAULT_QUALITY),
+        ("split", built.split, "official"),
+        ("fractions", fractions if random else None, ",".join(map(str, DEFAULT_FRACTIONS))),
+        ("val-fraction", None if random else built.fractions[1], DEFAULT_VAL_FRACTION),
+        ("seed", built.seed, 0),
+        ("shard-bytes", built.shard_bytes, DEFAULT_SHARD_BYTES),
+        ("samples-per-shard", built.samples_per_shard, None),
+        ("max-pixels", built.max_pixels, MAX_PIXELS),
+        ("exif", built.exif, "auto"),
     ]
-    return [word for name, value, usual in options if value not in (None, usual) for word in (name, str(value))]
+    return [word for name, value, usual in options if value not in (None, usual) for word in (f"--{name}", str(value))]
