@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from petseg.host.old_tensor_file import check_old_file
-from petseg.host.pickle_checks import check_pickle
+from petseg.host.pickle_checks import Claims, check_pickle
 from shards.errors import abridged
 from shards.store.byte_ranges import read_regular
 
@@ -157,17 +157,20 @@ def _rewritten(archive: zipfile.ZipFile, *, size: int) -> io.BytesIO:
     root = f"{names[0].split('/')[0]}/"
     if f"{root}data.pkl" not in names:
         raise ValueError("it is a zip file of something else")
-    copy = io.BytesIO()
+    copy, sizes = io.BytesIO(), dict[str, int]()
     with zipfile.ZipFile(copy, "w") as target:
-        for name in names:
+        for name in sorted(names, key=lambda name: name == f"{root}data.pkl"):  # the last: it tells of the others
             try:
                 data = archive.read(name)
             except zipfile.BadZipFile:
                 raise ValueError(f"{abridged(name)} does not match its checksum, or is damaged") from None
-            if name == f"{root}data.pkl":
-                check_pickle(data)
+            sizes[name.removeprefix(f"{root}data/")] = len(data)
             if _OF_TENSORS.fullmatch(name.removeprefix(root)):
                 target.writestr(f"archive/{name.removeprefix(root)}", data)
+    check_pickle(data)
+    for name, (count, itemsize) in Claims(io.BytesIO(data)).storages.items():
+        if count * itemsize != sizes.get(name):
+            raise ValueError("it holds a tensor that is larger than its data")
     copy.seek(0)
     return copy
 

@@ -17,7 +17,7 @@ from petseg.inference.evaluation import evaluate as evaluate_network
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions, check_batch_size
 from petseg.inference.stored_evaluation import evaluate_stored
 from petseg.inference.trained_network import Predictor, load
-from petseg.runs.run_folder import A_RUN, training_data
+from petseg.runs.run_folder import A_RUN, trained_on
 from pipeline import Loader
 from pipeline.arguments import resolve_shards
 from pipeline.io.damage import without_replacement
@@ -154,13 +154,15 @@ def evaluate_predictor(
 
 def _other_set(predictor: Predictor, data: ShardSet, split: str) -> str | None:
     """Return what to say where the run was trained on another set, whose splits may be others."""
-    found, trained_on = data.manifest.fingerprint, training_data(predictor.source)
-    if trained_on in (None, found):
+    found, others = data.manifest.fingerprint, trained_on(predictor.source)
+    if not others or set(others) == {found}:
         return None
+    network = "was" if others[0] != found else "starts from weights that were"
+    other = next(each for each in others if each != found)
     return (
-        f"{printable(predictor.source)} was trained on another set, or on another build or split of this one "
-        f"(fingerprint {trained_on[:12]}, this one has {found[:12]}): where both hold the same images, the network may "
-        f"have been trained on those of {split}, and these scores are too high"
+        f"{printable(predictor.source)} {network} trained on another set, or on another build or split of this one "
+        f"(fingerprint {other[:12]}, this one has {found[:12]}): where both hold the same images, it may have been "
+        f"trained on those of {split}, and these scores are too high"
     )
 
 

@@ -12,7 +12,7 @@ from petseg.host.tensor_archive import check_finite, read_safetensors
 from petseg.nets.factory import build_model
 from petseg.nets.model_config import ModelConfig
 from petseg.runs.checkpoint import CheckpointError, expect_classes, kind_of
-from petseg.runs.run_folder import SAFETENSORS, load_best
+from petseg.runs.run_folder import SAFETENSORS, load_best, trained_on
 from shards.errors import PetsegError, UsageError, abridged, first_line, listed, option
 from shards.format.labels import Labels
 from shards.store.addresses import expect_paths
@@ -30,6 +30,7 @@ class InitialWeights:
     model: ModelConfig
     labels: Labels
     weights: Mapping[str, torch.Tensor]
+    trained_on: tuple[str, ...] = ()  # fingerprints of sets, where they are known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class FittingWeights:
         return {
             "path": str(self.source.file),
             "sha256": self.source.sha256,
+            "trained_on": list(self.source.trained_on),
             "taken": len(self.weights),
             "left_out": self.other_shape,
             "absent": list(self.absent),
@@ -104,6 +106,7 @@ def read_initial_weights(source: str | Path) -> InitialWeights:
         model=checkpoint.recipe.model,
         labels=checkpoint.labels,
         weights=checkpoint.weights,
+        trained_on=trained_on(file),
     )
 
 

@@ -160,13 +160,20 @@ def read_config(path: Path) -> dict[str, Any]:
     return document
 
 
-def training_data(checkpoint: Path) -> str | None:
-    """Return the fingerprint of the set that the run of a checkpoint was trained on; None where no run is around it."""
+def trained_on(checkpoint: Path) -> tuple[str, ...]:
+    """Return the fingerprints of the sets that a checkpoint's run was trained on, and the weights that it starts from.
+
+    Its own is the first; there is none where no run is around the checkpoint, or its config.json cannot be read.
+    """
+    found: list[object] = []
     with contextlib.suppress(CheckpointError):
-        data = read_config(checkpoint.parent).get("data")
-        found = data.get("fingerprint") if isinstance(data, dict) else None
-        return found if isinstance(found, str) else None
-    return None
+        config = read_config(checkpoint.parent)
+        data, initial = config.get("data"), config.get("initialised_from")
+        if isinstance(data, dict):
+            found.append(data.get("fingerprint"))
+        if isinstance(initial, dict) and isinstance(before := initial.get("trained_on"), list):
+            found += before
+    return tuple(dict.fromkeys(each for each in found if isinstance(each, str)))
 
 
 def read_metrics(path: Path, *, classes: int | None = None) -> list[dict[str, Any]]:

@@ -186,6 +186,11 @@ def _train(
             if weights is not None:
                 loop.train_step.start_from(weights.weights)
                 reporter.note(weights.summary)
+                if set(weights.source.trained_on) - {config.data.manifest.fingerprint}:
+                    reporter.note(
+                        "these weights were trained on another set, or on another build or split of this one: where "
+                        "both hold the same images, scores of the validation are too high"
+                    )
             _note_start(loop, checkpoint, reporter)
             try:
                 loop.run()

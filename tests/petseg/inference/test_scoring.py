@@ -66,9 +66,14 @@ def test_a_run_of_another_split_is_scored_with_a_word(
         found = petseg.evaluate(run, many, split="val", **more)
         assert caplog.messages == list(found.notes)
         assert "another build or split of this one (fingerprint " in found.notes[0]
-        assert "the network may have been trained on those of val" in found.notes[0]
+        assert "it may have been trained on those of val" in found.notes[0]
     document = json.loads(call(evaluate, run, "--shards", many, "--split", "val", "--json").out)
     assert document["notes"] == list(found.notes)
+    later = petseg.train(many, run=tmp_path / "later", options={**TINY, "epochs": 1, "init_from": run})
+    third = petseg.train(many, run=tmp_path / "third", options={**TINY, "epochs": 1, "init_from": later})
+    for each in (later, third):  # whose own set is this one
+        (note,) = petseg.evaluate(each, many, split="val").notes
+        assert "best.pt starts from weights that were trained on another set" in note
     (tmp_path / "alone.pt").write_bytes((run / "best.pt").read_bytes())
     assert not petseg.evaluate(tmp_path / "alone.pt", many, split="val").notes  # nothing says what it was trained on
 
