@@ -143,8 +143,8 @@ def _expect_used(shards: str | Path | None, table: Path | None, *options: object
         raise click.UsageError("--csv is for one RUN, without --compare")
     if shards is None and any(option is not None for option in options):
         raise click.UsageError(
-            "--split, --fetch, --cache and --cache-bytes are for --shards; without it runs are compared by their own "
-            "validations"
+            "--split, --fetch, --cache and --cache-bytes are for --shards; without it runs are compared by the scores "
+            "that they logged"
         )
 
 

@@ -36,6 +36,7 @@ _COLOURS: tuple[Rgb, ...] = tuple(
     ImageColor.getrgb(code)[:3]
     for code in ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5a5a5a", "#8c564b")
 )
+_PARTS = {"val": "validation", "train": "training"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,7 @@ class ComparedRun:
     parameters: int
     scores: Mapping[str, Any]  # mean_iou, pixel_accuracy and, by class, iou
     epoch: int  # whose weights have these scores
+    scored_on: str  # "validation" or "training", its own, or the split of the set that all are scored on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,8 @@ def compare_runs(
     Args:
         runs: their folders.
         out: the page.
-        shards: a set on whose ``split`` all are scored; None: the scores are those of their own validations.
+        shards: a set on whose ``split`` all are scored; None: the scores are those of their own validations, or of the
+            trainings of those that have none.
         split: of that set.
         batch_size: of images that are scored together.
         device, precision: see :func:`petseg.load`.
@@ -113,9 +116,10 @@ def compare_runs(
         if data is not None
     ]
     compared = [
-        _compared(run, name, number, predictors[number], evaluations[number] if evaluations else None)
+        _compared(run, name, number, predictors[number], evaluations[number] if evaluations else None, split=split)
         for number, (run, name) in enumerate(zip(runs, distinct_names(runs), strict=True))
     ]
+    mixed = _mixed(compared)
     images: list[Any] = []
     legend: list[tuple[str, Rgb]] = []
     if data is not None:
@@ -124,6 +128,7 @@ def compare_runs(
     page = page_template("compare.html.jinja").render(
         runs=compared,
         curves=draw_compared_curves(compared).decode(),
+        mixed=mixed,
         options=recipe_differences([run.config for run in compared]),
         classes=compared_classes(compared),
         split=split if shards is not None else None,
@@ -148,12 +153,16 @@ def recipe_differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, 
 
 
 def compared_classes(runs: Sequence[ComparedRun]) -> list[ComparedClass]:
-    """Return the classes of all runs, in the order of the first one's labels."""
+    """Return the classes of all runs, in the order of the first one's labels.
+
+    No spread lies between scores of a validation and of a training.
+    """
     names = list(dict.fromkeys(name for run in runs for name in run.labels.names))
     by_run = [dict(zip(run.labels.names, run.scores["iou"], strict=True)) for run in runs]
     iou = [tuple(values.get(name) for values in by_run) for name in names]
     present = [[value for value in values if value is not None] for values in iou]
-    spread = [max(values) - min(values) if len(values) > 1 else None for values in present]
+    mixed = _mixed(runs)
+    spread = [max(values) - min(values) if len(values) > 1 and not mixed else None for values in present]
     by_name = ranks(len(names), lambda i: names[i].casefold())
     by_worst = ranks(len(names), lambda i: min(present[i], default=2.0))
     by_spread = ranks(len(names), lambda i: -1.0 if spread[i] is None else spread[i])
@@ -172,6 +181,7 @@ def compared_classes(runs: Sequence[ComparedRun]) -> list[ComparedClass]:
 
 def draw_compared_curves(runs: Sequence[ComparedRun]) -> bytes:
     """Return an SVG of the runs' curves, one colour each: losses, mean IoU, learning rate."""
+    parts = [judged_part(run.history)[0] for run in runs]
     with plain_text():
         figure = Figure(figsize=(13, 4.2), layout="constrained")
         loss, iou, rate = figure.subplots(1, 3)
@@ -184,10 +194,12 @@ def draw_compared_curves(runs: Sequence[ComparedRun]) -> bytes:
             if part == "val":
                 loss.plot(judged_epochs, [entry["val"]["loss"] for entry in judged], **style)
             scores = [entry[part]["mean_iou"] for entry in judged]
-            iou.plot(judged_epochs, scores, label=shown_name(run.name, 40), **style)
+            of = f" ({_PARTS[part]})" if len(set(parts)) > 1 else ""
+            iou.plot(judged_epochs, scores, label=f"{shown_name(run.name, 40)}{of}", **style)
             rate.plot(epochs, [entry["learning_rate"] for entry in run.history], **style)
-        loss.set(title="Loss: dotted training, solid validation", ylim=(0, None))
-        iou.set(title="Mean IoU of the validation", ylim=(0, None))
+        loss.set(title=f"Loss: dotted training{', solid validation' if 'val' in parts else ''}", ylim=(0, None))
+        whose = " or ".join(f"the {word}" for part, word in _PARTS.items() if part in parts)
+        iou.set(title=f"Mean IoU of {whose}", ylim=(0, None))
         rate.set(title="Learning rate at the epoch's end", ylim=(0, None))
         for axes in (loss, iou, rate):
             axes.set_xlabel("epoch")
@@ -199,7 +211,14 @@ def draw_compared_curves(runs: Sequence[ComparedRun]) -> bytes:
         return picture_bytes(figure, "svg")
 
 
-def _compared(run: Path, name: str, number: int, predictor: Predictor, evaluation: Evaluation | None) -> ComparedRun:
+def _mixed(runs: Sequence[ComparedRun]) -> bool:
+    """Whether some scores are of a validation and others of a training, so that no order of them means anything."""
+    return len({run.scored_on for run in runs}) > 1
+
+
+def _compared(
+    run: Path, name: str, number: int, predictor: Predictor, evaluation: Evaluation | None, *, split: str
+) -> ComparedRun:
     history, config = read_comparable(run, classes=len(predictor.labels))
     part, judged = judged_part(history)
     if not judged:
@@ -218,6 +237,7 @@ def _compared(run: Path, name: str, number: int, predictor: Predictor, evaluatio
         parameters=count_parameters(predictor.model),
         scores=scores,
         epoch=best["epoch"],
+        scored_on=_PARTS[part] if evaluation is None else split,
     )
 
 

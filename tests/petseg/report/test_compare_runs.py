@@ -72,6 +72,55 @@ def test_scores_and_options_of_two_runs(call, tiny_run: Path, other_run: Path, t
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
 
 
+def without_validation(run: Path) -> Path:
+    lines = [json.dumps({**entry, "val": None}) + "\n" for entry in read_metrics(run)]
+    (run / "metrics.jsonl").write_text("".join(lines))
+    return run
+
+
+def test_training_scores_are_called_so(call, tiny_run: Path, other_run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    runs = [without_validation(shutil.copytree(tiny_run, tmp_path / name)) for name in ("first", "second")]
+    assert call(evaluate, "--compare", *runs, "-o", page).code == 0
+    text = page.read_text()
+    assert "by its own training: no run has a validation" in text
+    assert "by its own validation" not in text
+    assert "Mean IoU of the training" in text
+    assert "solid validation" not in text
+    assert 'class="best"' in text  # of the same kind
+    best = max(read_metrics(runs[0]), key=lambda entry: bool(entry["best"]) * entry["epoch"])
+    assert cells(text, "first")[0] == f"{best['train']['mean_iou']:.3f}"
+
+    assert call(evaluate, "--compare", runs[0], other_run, "-o", page, "--overwrite").code == 0
+    text = page.read_text()
+    assert "by its own validation, or training where it has no validation" in text
+    assert "No score is marked as the highest" in text
+    assert 'class="best"' not in text
+    assert 'id="by-spread"' not in text
+    assert cells(text, "first")[2] == "training"
+    assert cells(text, html.escape("$a_b$ <i>"))[2] == "validation"
+    assert cells(text, "animal")[-1] == "-"
+    assert "Mean IoU of the validation or the training" in text
+    assert "first (training)" in text
+
+    assert call(evaluate, "--compare", tiny_run, other_run, "-o", page, "--overwrite").code == 0
+    text = page.read_text()
+    assert "by its own validation.</p>" in text
+    assert "Mean IoU of the validation -->" in text
+    assert "(validation)" not in text
+
+
+def test_runs_without_validation_are_scored_on_a_set(
+    call, blank_figures: None, tiny_run: Path, other_run: Path, synthetic_set: Path, tmp_path: Path
+) -> None:
+    """The scores of the page are of one split then, whatever the runs were judged by."""
+    page, run = tmp_path / "page.html", without_validation(shutil.copytree(tiny_run, tmp_path / "run"))
+    arguments = ("--shards", synthetic_set, "--split", "val", "-o", page)
+    assert call(evaluate, "--compare", run, other_run, *arguments).code == 0
+    assert 'class="best"' in page.read_text()
+    assert "No score is marked" not in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -186,6 +235,7 @@ def compared(labels: Labels, iou: list[float | None], **facts: Any) -> ComparedR
     }
     scores = {"mean_iou": 0.5, "pixel_accuracy": 0.5, "iou": iou}
     defaults: dict[str, Any] = {"name": "run", "colour": (0, 0, 0), "config": {}, "history": [entry], "epoch": 1}
+    defaults["scored_on"] = "training"
     return ComparedRun(**{**defaults, "labels": labels, "parameters": 1, "scores": scores, **facts})
 
 
