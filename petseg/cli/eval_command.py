@@ -93,10 +93,10 @@ def evaluate(
         _expect_used(shards, table, split, cache, cache_bytes, None if fetch == "auto" else fetch)
         data = None if shards is None else ShardSet.open(shards, **stored)
         place = page or Path("comparison.html")
-        _compare(runs, place, shards=data, overwrite=overwrite, options=options)
+        notes = _compare(runs, place, shards=data, overwrite=overwrite, options=options)
         with work_is_done(f"{place} is written"):
             if as_json:
-                print_json({"page": str(place), "runs": [str(run) for run in runs]})
+                print_json({"page": str(place), "runs": [str(run) for run in runs], "notes": notes})
             else:
                 say(f"{place}: {counted(len(runs), 'run')} side by side")
         return
@@ -150,7 +150,8 @@ def _expect_used(shards: str | Path | None, table: Path | None, *options: object
 
 def _compare(
     runs: tuple[Path, ...], page: Path, *, shards: "ShardSet | None", overwrite: bool, options: dict[str, Any]
-) -> None:
+) -> dict[str, list[str]]:
+    """Write the page; return the notes of each run's scores."""
     plain = {"original_resolution": False, "flip_tta": False, "size": None, "window": None, "overlap": None}
     if any(options[name] != value for name, value in plain.items()) or options["scales"] != (1.0,):
         raise click.UsageError(
@@ -162,7 +163,8 @@ def _compare(
 
     chosen = {name: options[name] for name in ("split", "batch_size", "device", "precision")}
     with progress_count("images scored") as advance:
-        compare_runs(runs, page, shards=shards, overwrite=overwrite, after_batch=advance, **chosen)
+        notes = compare_runs(runs, page, shards=shards, overwrite=overwrite, after_batch=advance, **chosen)
+    return {str(run): list(each) for run, each in zip(runs, notes, strict=True)}
 
 
 def _print(evaluation: "Evaluation", data: "ShardSet", *, split: str, as_json: bool) -> None:

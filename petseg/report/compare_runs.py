@@ -52,6 +52,7 @@ class ComparedRun:
     scores: Mapping[str, Any]  # mean_iou, pixel_accuracy and, by class, iou
     epoch: int  # whose weights have these scores
     scored_on: str  # "validation" or "training", its own, or the split of the set that all are scored on
+    notes: tuple[str, ...]  # what is to be known of the scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +91,8 @@ def compare_runs(
     precision: Precision = "auto",
     overwrite: bool = False,
     after_batch: Callable[[int], None] = lambda images: None,
-) -> None:
-    """Write the page ``out`` about two or more runs.
+) -> list[tuple[str, ...]]:
+    """Write the page ``out`` about two or more runs; return each run's notes, as in its :class:`petseg.Evaluation`.
 
     Args:
         runs: their folders.
@@ -138,6 +139,7 @@ def compare_runs(
         legend=legend,
     )
     write_atomically(out, page, replace=overwrite)
+    return [run.notes for run in compared]
 
 
 def recipe_differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str], bool]]:
@@ -238,6 +240,7 @@ def _compared(
         scores=scores,
         epoch=best["epoch"],
         scored_on=_PARTS[part] if evaluation is None else split,
+        notes=() if evaluation is None else evaluation.notes,
     )
 
 

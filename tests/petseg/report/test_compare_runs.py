@@ -72,6 +72,29 @@ def test_scores_and_options_of_two_runs(call, tiny_run: Path, other_run: Path, t
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
 
 
+def test_notes_of_scores_are_on_the_page(
+    call, blank_figures: None, tiny_run: Path, other_run: Path, synthetic_set: Path, tmp_path: Path
+) -> None:
+    """The other run, whose name holds HTML, was trained on another set."""
+    config = json.loads((other_run / "config.json").read_text())
+    config["data"]["fingerprint"] = "0123456789ab" + "0" * 52
+    (other_run / "config.json").write_text(json.dumps(config))
+    page = tmp_path / "page.html"
+    arguments = ("--shards", synthetic_set, "--split", "val", "-o", page, "--json")
+    result = call(evaluate, "--compare", tiny_run, other_run, *arguments)
+    assert result.code == 0, result.err
+    notes = json.loads(result.out)["notes"]
+    assert list(notes) == [str(tiny_run), str(other_run)]
+    assert notes[str(tiny_run)] == []
+    (note,) = notes[str(other_run)]
+    assert "was trained on another set" in note
+    assert "(fingerprint 0123456789ab, " in note
+    text = page.read_text()
+    assert text.count('class="note"') == 1
+    assert f"<b>{html.escape('$a_b$ <i>')}:</b> {html.escape(note)}</p>" in text
+    assert text.index(">mean IoU<") < text.index(html.escape(note)) < text.index("<h2>Curves")
+
+
 def without_validation(run: Path) -> Path:
     lines = [json.dumps({**entry, "val": None}) + "\n" for entry in read_metrics(run)]
     (run / "metrics.jsonl").write_text("".join(lines))
@@ -189,7 +212,11 @@ def test_pages_and_the_folders_of_runs_are_kept(call, tiny_run: Path, other_run:
     assert "exists already" in call(evaluate, "--compare", tiny_run, other_run, "-o", out).err
     assert out.read_text() == "mine"
     again = call(evaluate, "--compare", tiny_run, other_run, "-o", out, "--overwrite", "--json")
-    assert json.loads(again.out) == {"page": str(out), "runs": [str(tiny_run), str(other_run)]}
+    assert json.loads(again.out) == {
+        "page": str(out),
+        "runs": [str(tiny_run), str(other_run)],
+        "notes": {str(tiny_run): [], str(other_run): []},
+    }
     assert "keeps its folder" in call(evaluate, "--compare", tiny_run, other_run, "-o", tiny_run / "page.html").err
     assert "keeps its folder" in call(evaluate, "--compare", tiny_run, other_run, "-o", other_run / "report.html").err
 
@@ -235,7 +262,7 @@ def compared(labels: Labels, iou: list[float | None], **facts: Any) -> ComparedR
     }
     scores = {"mean_iou": 0.5, "pixel_accuracy": 0.5, "iou": iou}
     defaults: dict[str, Any] = {"name": "run", "colour": (0, 0, 0), "config": {}, "history": [entry], "epoch": 1}
-    defaults["scored_on"] = "training"
+    defaults |= {"scored_on": "training", "notes": ()}
     return ComparedRun(**{**defaults, "labels": labels, "parameters": 1, "scores": scores, **facts})
 
 
