@@ -20,7 +20,8 @@ from petseg.report.page_templates import page_template
 from petseg.report.sample_predictions import class_legend, image_scores, predict_sample
 from petseg.report.thumbnails import map_url, photo_url
 from petseg.runs.history import History, judged_part
-from petseg.runs.option_fields import shown_value
+from petseg.runs.option_fields import AUTO, shown_value, takes_auto
+from petseg.runs.recipe import Recipe
 from petseg.runs.run_folder import distinct_names, read_comparable
 from shards import ShardSet
 from shards.errors import UsageError, option
@@ -37,6 +38,7 @@ _COLOURS: tuple[Rgb, ...] = tuple(
     for code in ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5a5a5a", "#8c564b")
 )
 _PARTS = {"val": "validation", "train": "training"}
+_CHOSEN = [name for name in Recipe.__struct_fields__ if takes_auto(Recipe, name)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,8 +274,18 @@ def _flat(config: Mapping[str, Any]) -> dict[str, str]:
     model = recipe.pop("model", {})
     data = config.get("data", {})
     values = {**{f"model.{name}": shown_value(name, value) for name, value in model.items()}, **recipe}
-    values |= {"shard set": Path(str(data.get("path", "-"))).name, "its fingerprint": str(data.get("fingerprint"))[:12]}
-    values |= {"processes": config.get("world_size"), "device": config.get("device")}
-    values |= {"precision used": config.get("precision")}
+    values |= {
+        "shard set": Path(str(data.get("path", "-"))).name,
+        "its fingerprint": str(data.get("fingerprint", "-"))[:12],
+    }
+    values |= {"processes": config.get("world_size", "-"), "device": config.get("device", "-")}
+    values |= {"precision used": config.get("precision", "-")}
     values |= {f"version of {name}": version for name, version in config.get("versions", {}).items()}
-    return {name: "x".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in values.items()}
+    return {name: _text(name, value) for name, value in values.items()}
+
+
+def _text(name: str, value: Any) -> str:
+    """Return an option's value as it is typed: None is ``auto`` where the training chooses, else ``none``."""
+    if value is None:
+        return AUTO if name in _CHOSEN else "none"
+    return "x".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

@@ -286,6 +286,16 @@ def test_curves_of_any_names() -> None:
     assert draw_compared_curves(runs).startswith(b"<svg")
 
 
+def test_options_that_are_off_have_one_word() -> None:
+    model = {"encoder": "none", "decoder_widths": []}
+    recipe = {"model": model, "init_from": None, "crop_scale": None, "ema_decay": None, "encoder_lr": None}
+    rows = {name: values for name, values, _ in recipe_differences([{"recipe": recipe}, {}])}
+    off = ("model.encoder", "model.decoder_widths", "init_from", "crop_scale")
+    assert [rows[name] for name in off] == [["none", "-"]] * 4
+    assert [rows[name] for name in ("ema_decay", "encoder_lr")] == [["auto", "-"]] * 2
+    assert not any("None" in value for values in rows.values() for value in values)
+
+
 def test_options_that_a_run_lacks_differ() -> None:
     configs = [{"recipe": {"lr": 1, "model": {"widths": [1, 2]}}}, {"recipe": {"lr": 1, "model": {}}}]
     rows = {name: (values, differs) for name, values, differs in recipe_differences(configs)}
