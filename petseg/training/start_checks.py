@@ -134,10 +134,13 @@ def note_unusual(config: RunConfig, reporter: Reporter) -> None:
             )
     left_out = samples % recipe.batch_size if recipe.drop_last and samples > recipe.batch_size else 0
     if left_out > _LEFT_OUT * samples:
+        step = config.world.size
+        sizes = range(recipe.batch_size - step, step * recipe.accumulate - 1, -step)
+        better = next((size for size in sizes if samples % size < left_out), None)
+        more = f", and {option('batch_size', better)} leaves out {samples % better}" if better is not None else ""
         reporter.note(
             f"{left_out} of {counted(samples, 'training image')} are left out of each epoch, others each time, "
-            f"since they fill no batch of {recipe.batch_size}; {option('drop_last', False)} keeps them, and a smaller "
-            f"{option('batch_size')} leaves out fewer"
+            f"since they fill no batch of {recipe.batch_size}; {option('drop_last', False)} keeps them{more}"
         )
     note_absent_classes(config.data, reporter)
 

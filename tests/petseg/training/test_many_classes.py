@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -21,7 +22,9 @@ from petseg.host.stop_signals import InterruptedRunError
 from petseg.inference.stored_samples import read_image, read_mask
 from petseg.report.console_reporter import Reporter
 from petseg.runs.checkpoint import load_checkpoint
+from petseg.runs.recipe import RuntimeOptions, default_recipe
 from petseg.runs.run_folder import read_metrics
+from petseg.training import start_checks
 from shards import PetsegError, ShardSet
 from shards.format.labels import IGNORE
 from shards.format.layout import MANIFEST_NAME
@@ -207,6 +210,34 @@ def test_what_is_unusual_about_a_set_is_said(tmp_path: Path, changes: dict[str, 
     found = [note for note in reporter.notes if "larger than the set" in note or "left out" in note]
     assert len(found) == len(said)
     assert all(text in note for text, note in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch", "ranks", "accumulate", "advice"),
+    [
+        (27, 8, 1, 1, " keeps them, and batch_size=5 leaves out 2"),  # 7 leaves out 6
+        (27, 11, 1, 1, " keeps them, and batch_size=9 leaves out 0"),  # 10 leaves out 7
+        (30, 16, 4, 1, " keeps them, and batch_size=12 leaves out 6"),  # 15 cannot be divided among 4 processes
+        (27, 8, 1, 6, " keeps them"),
+        (5, 4, 1, 1, " keeps them, and batch_size=1 leaves out 0"),
+    ],
+)
+def test_the_batch_size_that_is_advised_leaves_out_fewer(
+    monkeypatch: pytest.MonkeyPatch, samples: int, batch: int, ranks: int, accumulate: int, advice: str
+) -> None:
+    recipe = msgspec.structs.replace(
+        default_recipe("unet"), batch_size=batch, accumulate=accumulate, crop_scale=(0.5, 1.0)
+    )
+    manifest = SimpleNamespace(splits={"train": SimpleNamespace(samples=samples)})
+    config: Any = SimpleNamespace(
+        recipe=recipe,
+        runtime=RuntimeOptions(shards="set"),
+        data=SimpleNamespace(manifest=manifest),
+        world=SimpleNamespace(size=ranks),
+    )
+    monkeypatch.setattr(start_checks, "note_absent_classes", lambda *_: None)
+    start_checks.note_unusual(config, reporter := NoteKeeping())
+    assert reporter.notes[-1].endswith(advice)
 
 
 def test_a_set_of_one_size_is_trained_at_it_unless_asked_or_resumed(tmp_path: Path) -> None:
