@@ -16,7 +16,16 @@ from typing import Any
 import msgspec
 
 from petseg.nets.model_config import ModelConfig
-from petseg.runs.option_fields import AUTO, convert_field, field_of_option, option_name, shown_value, takes_auto
+from petseg.runs.option_fields import (
+    AUTO,
+    convert_field,
+    expected_text,
+    field_of_option,
+    field_types,
+    option_name,
+    shown_value,
+    takes_auto,
+)
 from petseg.runs.recipe import NO_OPTIONS, Recipe, RuntimeOptions, parse_run_size
 from petseg.runs.run_folder import CONFIG_TOML
 from shards.errors import UsageError, abridged, did_you_mean, option
@@ -26,6 +35,7 @@ from shards.store.text_files import TextError, decode_text, is_utf8, parse_toml
 _PATHS = ("shards", "run")  # options that are no fields of the structs below, or not only
 _COMMAND_LINE = ("resume", "config", "json", "help")
 _MOST_BYTES = 1 << 20
+_LISTS = (tuple[int, ...], tuple[float, float])  # of numbers
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
@@ -101,19 +111,43 @@ def _read_option(name: str, field: str, value: Any) -> Any:
             raise UsageError(f"{name} must be a path, in quotes")
         return value
     if field == "size":
+        if isinstance(value, list):
+            _expect_quotes(name, value, tuple[int, ...], "give [HEIGHT, WIDTH]")
         return parse_run_size(value)
     if field == "join" and value == "sum":
         return "add"
-    if field == "pretrained" and isinstance(value, bool):
-        return value
+    if field == "pretrained":
+        _expect_quotes(name, value, bool, "expected true or false")
+        if isinstance(value, bool):
+            return value
     structs: dict[str, type[msgspec.Struct]] = {"model": ModelConfig}
     for struct in (Recipe, RuntimeOptions, ModelConfig):
         structs |= {one: struct for one in struct.__struct_fields__ if one not in (*NO_OPTIONS, "name", "model")}
     if field not in structs:
         names = [option_name(one)[2:] for one in [*structs, *_PATHS]]
         raise UsageError(f"there is no option {abridged(name)}{did_you_mean(name[:100].replace('_', '-'), names)}")
-    converted = convert_field(structs[field], "name" if field == "model" else field, value)
+    owner, key = structs[field], "name" if field == "model" else field
+    if value != AUTO or not takes_auto(owner, key):
+        _expect_quotes(name, value, field_types(owner)[key][0], expected_text(owner, key))
+    converted = convert_field(owner, key, value)
     return AUTO if converted is None else converted
+
+
+def _expect_quotes(name: str, value: Any, kind: Any, expected: str) -> None:
+    """Raise ``UsageError`` for a number, true or false in quotes and a text without; the value is shown as TOML."""
+    parts = value if isinstance(value, list) else [value]
+    if not all(isinstance(part, str | int | float) for part in parts):
+        return
+    quoted = any(isinstance(part, str) for part in parts)
+    if kind is bool and quoted:
+        advice = "true and false are written without quotes"
+    elif kind in (int, float, *_LISTS) and quoted:
+        advice = f"numbers are written without quotes{', in brackets' if kind in _LISTS else ''}"
+    elif kind is str and not quoted:
+        advice = "text is written in quotes"
+    else:
+        return
+    raise UsageError(f"{name} = {abridged(_toml(value))}: {expected}; {advice}")
 
 
 def _place(path: Path, text: str, name: str) -> str:

@@ -85,11 +85,15 @@ def convert_field(struct: type[msgspec.Struct], field: str, value: Any) -> Any:
         if isinstance(converted, float) and not math.isfinite(converted):
             raise msgspec.ValidationError("not a finite number")
     except msgspec.ValidationError:
-        expected = _expected(*field_types(struct)[field])
         name = spelling(field)
         given = f"{option(name)} {value}" if isinstance(value, bool) else option(name, value)
-        raise UsageError(f"{given}: {expected}{', or auto' if auto else ''}") from None
+        raise UsageError(f"{given}: {expected_text(struct, field)}") from None
     return float(converted) if field_types(struct)[field][0] is float and converted is not None else converted
+
+
+def expected_text(struct: type[msgspec.Struct], field: str) -> str:
+    """Return what a field takes, as the end of a message: ``give a whole number from 1 to 1024, or auto``."""
+    return _expected(*field_types(struct)[field]) + (", or auto" if takes_auto(struct, field) else "")
 
 
 def _is_list_of_names(kind: Any) -> bool:
