@@ -94,10 +94,9 @@ def figures(results: tuple[Path, ...], *, documents: tuple[Path, ...], plot: Pat
     """Put the figures of runs into documents, between <!-- figures: NAME --> and <!-- end of figures -->."""
     from bench.results.outputs import Outputs
     from bench.results.records import read_results
-    from bench.results.result_page import update_document
+    from bench.results.result_page import expect_names_for_markers, update_document
 
-    if len({path.stem for path in results}) < len(results):
-        raise UsageError("two of the files have the same name, which says where in the documents they go; rename one")
+    expect_names_for_markers([path.stem for path in results])
     runs = {path.stem: read_results(path) for path in results}
     if problems := Outputs(plot=plot, overwrite=overwrite).write(next(iter(runs.values()))):
         raise UsageError("; ".join(problems))

@@ -1,12 +1,12 @@
 """A run in Markdown: printed, and put into documents between markers, so that no number in them is typed by hand.
 
 A document holds ``<!-- figures: NAME -->`` and, later, ``<!-- end of figures -->``; what stands between is replaced.
-NAME is the name of a file of results without its ending, with ``-full`` for all tables; without it there are the
-figure and the project's goals, or where a run has no goals, its table.
+NAME is the name of a file of results without its ending (it cannot hold >), with ``-full`` for all tables; without it
+there are the figure and the project's goals, or where a run has no goals, its table.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -21,7 +21,7 @@ from shards.errors import UsageError, printable
 from shards.store.atomic import write_atomically
 from shards.store.byte_ranges import read_regular
 
-_BLOCK = re.compile(r"(<!-- figures: ([a-z0-9-]+) -->(\r?\n))(.*?)(<!-- end of figures -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- figures: ([^>\r\n]+) -->(\r?\n))(.*?)(<!-- end of figures -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,23 @@ def markdown(results: Results, **how: Any) -> str:
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
+def expect_names_for_markers(names: Sequence[str]) -> None:
+    """Raise a :class:`UsageError` for results that no marker can name, or of which two would have the same one."""
+    if len(set(names)) < len(names):
+        raise UsageError("two of the files have the same name, which says where in the documents they go; rename one")
+    for name in names:
+        if not name.isprintable() or ">" in name:
+            raise UsageError(
+                f"results named {printable(name)!r} have no place in a document: a marker <!-- figures: NAME --> "
+                "cannot hold > or what is not printable; rename the file"
+            )
+        if f"{name}-full" in names:
+            raise UsageError(
+                f"<!-- figures: {name}-full --> would be the place of {name}-full and of all tables of {name}; "
+                "rename one"
+            )
+
+
 def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None) -> list[str]:
     """Replace what stands between markers by the figures of the runs, by name; return the names of the blocks.
 
@@ -102,18 +119,20 @@ def update_document(path: Path, runs: Mapping[str, Results], *, plot: str | None
     done: list[str] = []
 
     def replaced(match: re.Match[str]) -> str:
-        name = match[2].removesuffix("-full")
+        name = match[2] if match[2] in runs else match[2].removesuffix("-full")
         if name not in runs:
             return match[0]
         done.append(match[2])
         shown = plot if name == next(iter(runs)) else None
-        made = markdown(runs[name], full=match[2].endswith("-full"), headline=True, plot=shown)
+        made = markdown(runs[name], full=match[2] != name, headline=True, plot=shown)
         return match[1] + f"{made}\n".replace("\n", match[3]) + match[5]
 
     updated = _BLOCK.sub(replaced, written)
     if not done:
         kinds = " or ".join(f"<!-- figures: {kind} -->" for kind in runs)
-        raise UsageError(f"{path} has no place for these figures; put in {kinds} and <!-- end of figures -->")
+        raise UsageError(
+            f"{path} has no place for these figures; put in {kinds} and <!-- end of figures -->, each on its line"
+        )
     if updated != written:
         write_atomically(path, updated)
     return done

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench_results import OTHER, OURS, results, write_results
 from class_sets import make_class_set
 from click.testing import CliRunner
 
@@ -42,10 +43,36 @@ def test_help_answers_and_names_the_commands(command: Command) -> None:
     assert "..." not in shown.partition("Commands:")[2], "a summary is cut"
 
 
-def test_figures_of_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["figures", "a/run.json", "b/run.json", "--into", str(tmp_path / "doc.md")])
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("a/run", "b/run"), "two of the files have the same name"),
+        (("a/run", "a/run-full"), "would be the place of run-full and of all tables of run"),
+        (("a/x-->y",), "results named 'x-->y' have no place"),
+        (("a/x\ny",), "cannot hold > or what is not printable"),
+    ],
+)
+def test_figures_of_names_that_no_marker_can_tell_apart_are_refused(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    files = [f"{name}.json" for name in names]
+    result = CliRunner().invoke(main, ["figures", *files, "--into", str(tmp_path / "doc.md")])
     assert result.exit_code == 2
-    assert "two of the files have the same name" in result.stderr
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("name", ["b_loader", "Loader", "v1.2", "two words", "a--b", "run-full", "größe", "$(x)"])
+def test_figures_of_every_other_name_find_their_markers(tmp_path: Path, name: str) -> None:
+    write_results(results(OURS, OTHER), tmp_path / f"{name}.json")
+    document = tmp_path / "doc.md"
+    markers = "<!-- figures: {} -->\n<!-- end of figures -->\n"
+    document.write_text("".join(map(markers.format, ("other", name, f"{name}-full"))), encoding="utf-8")
+    said = CliRunner().invoke(main, ["figures", str(tmp_path / f"{name}.json"), "--into", str(document)])
+    assert said.output == f"{document}: {name}, {name}-full\n"
+    other, short, full = document.read_text(encoding="utf-8").split("<!-- end of figures -->\n")[:3]
+    assert other == "<!-- figures: other -->\n"
+    assert "what is possible" not in short
+    assert "what is possible" in full
 
 
 @pytest.mark.slow
