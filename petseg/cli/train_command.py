@@ -207,12 +207,19 @@ def train(
 
 
 def _scoring_command(run: Path, shards: str | Path | None, config: dict[str, Any]) -> str:
-    """Return the petseg-eval command for a run: on the test split, or on another one if its set has no such split."""
+    """Return the petseg-eval command for a run: on the test split, or on another one if its set has no such split.
+
+    Where the set is gone, SET stands for it, and the end says so: a finished run ends without opening its set.
+    """
     from petseg.inference.scoring import split_to_score
     from shards.format.layout import SPLITS
+    from shards.store.addresses import is_remote
 
     data = config.get("data")
     samples = data.get("samples") if isinstance(data, dict) else None
     split = split_to_score(samples) if isinstance(samples, dict) and samples.keys() & {*SPLITS} else "test"
     choice = [] if split == "test" else ["--split", split]
-    return shlex.join(["petseg-eval", str(run), "--shards", str(shards or config["running"]["shards"]), *choice])
+    place = str(shards or config["running"]["shards"])
+    gone = not is_remote(place) and not Path(place).exists()
+    command = shlex.join(["petseg-eval", str(run), "--shards", "SET" if gone else place, *choice])
+    return f"{command} (the set is no longer in {place}; SET is where it is now)" if gone else command

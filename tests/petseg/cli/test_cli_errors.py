@@ -233,6 +233,24 @@ def test_a_finished_run_is_told_how_to_score_it_without_its_set(
 
 
 @pytest.mark.parametrize(
+    ("place", "given"),
+    [("/gone/pets shards", False), ("/gone/pets", True), ("s3://bucket/pets", False), ("SET", False), ("SET", True)],
+)
+def test_a_set_that_is_gone_is_not_named_to_score_a_finished_run(
+    call, own_run: Path, synthetic_set: Path, place: str, *, given: bool
+) -> None:
+    place = str(synthetic_set) if place == "SET" else place
+    config = json.loads((own_run / "config.json").read_text())
+    config["running"]["shards"] = "/before" if given else place
+    (own_run / "config.json").write_text(json.dumps(config))
+    result = call(train, "--resume", "--run", own_run, *(["--shards", place] if given else []))
+    assert result.code == 0, result.err
+    told = result.out.strip().partition("score it with: ")[2]
+    gone = f"petseg-eval {own_run} --shards SET (the set is no longer in {place}; SET is where it is now)"
+    assert told == (gone if place.startswith("/gone") else f"petseg-eval {own_run} --shards {place}")
+
+
+@pytest.mark.parametrize(
     ("program", "arguments"),
     [
         (train, ("--shards", "SET", "--run", "ADDRESS")),
