@@ -78,10 +78,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     schedule: Annotated[Schedule, Meta(description="Learning-rate schedule.")]
     warmup: Annotated[float, Meta(ge=0, le=1, description="Share of the steps in which onecycle rises.")] = 0.1
     weight_decay: Annotated[float, Meta(ge=0, le=10, description="Of adamw and muon, on kernels only.")] = 0.0
-    dice_weight: Annotated[float, Meta(ge=0, le=1000, description="Weight of the Dice loss; cross-entropy has 1.")] = (
-        0.0
-    )
-    class_weights: Annotated[Literal["none", "balanced"], Meta(description="balanced favours rare classes.")] = "none"
+    dice_weight: Annotated[float, Meta(ge=0, le=1000, description="Weight of Dice; cross-entropy has 1.")] = 0.0
+    class_weights: Annotated[
+        Literal["none", "balanced"], Meta(description="balanced: by 1/sqrt of a class's share of pixels, mean 1.")
+    ] = "none"
     label_smoothing: Annotated[float, Meta(ge=0, le=0.99, description="Share of the target spread over classes.")] = 0.0
     augment: Annotated[Literal["none", "train", "strong"], Meta(description="strong: for small datasets.")] = "none"
     plain_share: Annotated[float, Meta(ge=0, le=1, description="Share of the last epochs that only flip images.")] = 0.0

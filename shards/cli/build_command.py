@@ -75,7 +75,7 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
 @click.option("--executor", metavar="ENGINE", help="Have a cluster's workers build: dask:ADDRESS, ray or ray:ADDRESS.")
 @click.option("--task", metavar="K|auto", help="Build this task's shards, of N, from 0; then petseg-shard join OUT.")
 @click.option("--tasks", type=int, metavar="N", help="Number of tasks.  [default: the cluster's, see docs/cluster.md]")
-@click.option("--strict", is_flag=True, help="Build nothing if the audit finds anything.")
+@click.option("--strict", is_flag=True, help="Build nothing if the audit finds anything, even a warning.")
 @click.option(
     "--overwrite",
     is_flag=True,

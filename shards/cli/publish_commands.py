@@ -11,7 +11,7 @@ from shards.errors import TerminatedError
 
 @click.command()
 @click.argument("out", type=PLACE)
-@click.option("--strict", is_flag=True, help="Publish nothing if the audit found anything.")
+@click.option("--strict", is_flag=True, help="Publish nothing if the audit found anything, even a warning.")
 @click.option("--overwrite", is_flag=True, help="Replace a finished set of another source or other options.")
 @JSON_OPTION
 def join(*, out: Path | str, strict: bool, overwrite: bool, as_json: bool) -> None:

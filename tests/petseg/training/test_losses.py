@@ -104,6 +104,23 @@ def test_balanced_weights() -> None:
     assert (weights[2] / weights[0]).item() == pytest.approx(2)  # the root of four times as rare
 
 
+def test_what_the_documentation_says_of_the_weights_of_classes() -> None:
+    """docs/training.md: the weights of shares of 90 and 10 %, and that pixels count in the mean, not their weights."""
+    weights = balanced_class_weights((900, 100))
+    assert weights.tolist() == pytest.approx([0.5, 1.5])
+    logits, truth, valid = example(images=2, classes=2)
+    truth[0] = IGNORE
+    truth[0, 0, 0] = 1  # a single labelled pixel: the image counts as much as the other
+    options = {"ignore_index": IGNORE, "reduction": "sum"}
+    sums = [F.cross_entropy(logits[i : i + 1], truth[i : i + 1].long(), weights, **options) for i in range(2)]
+    expected = (sums[0] / 1 + sums[1] / truth[1].numel()) / 2
+    loss = segmentation_loss(logits, truth, valid, global_valid=2, dice_weight=0.0, class_weights=weights)
+    torch.testing.assert_close(loss, expected)
+    truth[:] = 1
+    alone = segmentation_loss(logits, truth, valid, global_valid=2, dice_weight=0.0, class_weights=weights)
+    torch.testing.assert_close(alone, 1.5 * F.cross_entropy(logits, truth.long(), weights))  # torch's has none left
+
+
 def test_a_class_without_pixels_does_not_take_all_the_weight() -> None:
     weights = balanced_class_weights((400, 0, 500, 0, 100))
     torch.testing.assert_close(weights[[0, 2, 4]], balanced_class_weights((400, 500, 100)))

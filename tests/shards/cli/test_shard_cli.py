@@ -254,6 +254,13 @@ def test_strict_lists_the_findings(run: Command, pets: Path, tmp_path: Path) -> 
     assert not list(tmp_path.glob("out*"))
 
 
+def test_strict_counts_warnings_and_lists_them_all(run: Command, pets: Path, tmp_path: Path) -> None:
+    for path in (paths := sorted((pets / "images").glob("*.jpg"))[:2]):
+        path.write_bytes(encoded(np.asarray(Image.open(path).convert("L")), "JPEG"))
+    told = run("build", pets, tmp_path / "out", "--strict", "--workers", "1", code=1).stderr
+    assert all(f"{path.stem}: image-grey" in told for path in paths)
+
+
 def test_strict_at_a_set_that_was_built_without_it_says_what_to_do(run: Command, pets: Path, tmp_path: Path) -> None:
     intact = (broken := pets / "images" / "Bengal_1.jpg").read_bytes()
     broken.write_bytes(b"broken")
