@@ -128,6 +128,12 @@ def printable(text: object) -> str:
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
+def escaped_markdown(text: str) -> str:
+    """Return a line of text as Markdown, also in a table, in which it means nothing but itself: no link, no list."""
+    text = re.sub(r"[\\`*_{}\[\]<>#!|~&$]|:(?=//)|(?<=www)\.", r"\\\g<0>", text)
+    return re.sub(r"^(\d*)([-+.)])(?=\s|$)", r"\1\\\2", text)
+
+
 def is_whole_number(value: object, least: float = float("-inf"), most: float = float("inf")) -> TypeGuard[int]:
     """Return whether an argument is an integer within bounds; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from bench.results.goals import bound, ratio_text, share_of_limit, times_baseline, verdicts
 from bench.results.records import BASELINE, LoaderLine, LoaderWork, Results
-from shards.errors import UsageError, printable
+from shards.errors import UsageError, escaped_markdown, printable
 from shards.store.atomic import write_atomically
 from shards.store.byte_ranges import read_regular
 
@@ -61,12 +61,12 @@ def sections(lines: Iterable[LoaderLine]) -> list[Section]:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a template's text; in a Markdown table a | in a value would end the cell, and < begin HTML."""
-    markup = str.maketrans({"|": "\\|", "<": "&lt;"} if template.endswith(".md.jinja") else {})
+    """Return a template's text; what a value holds is no Markdown there, unless the template calls it ``safe``."""
+    shown = (lambda text: escaped_markdown(printable(text))) if template.endswith(".md.jinja") else printable
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, autoescape=False,
-        finalize=lambda x: printable(x).translate(markup) if type(x) is str else x,
+        finalize=lambda x: x if hasattr(x, "__html__") else shown(x),
     )  # fmt: skip
     environment.filters |= {"f": format, "median": median, "mean": fmean}
     return environment.get_template(template).render(values).strip()

@@ -15,13 +15,13 @@ import msgspec
 
 from petseg.exporters.export_files import write_export
 from petseg.exporters.hub_layout import CARD, HUB_CONFIG, HUB_VERSION, PROGRAM, HubConfig
-from petseg.exporters.model_card import card_scores, escaped, model_card, shown_recipe
+from petseg.exporters.model_card import card_scores, model_card, shown_recipe
 from petseg.exporters.safetensors_weights import weights_file
 from petseg.exporters.usage_program import usage_code
 from petseg.inference.trained_network import Predictor
 from petseg.runs.checkpoint import CheckpointError
 from petseg.runs.run_folder import SAFETENSORS, read_config
-from shards.errors import UsageError, option, printable
+from shards.errors import UsageError, escaped_markdown, option, printable
 from shards.format.readers.output_places import expect_folder, expect_free
 
 _TAGS = ("semantic-segmentation", "image-segmentation", "petseg", "pytorch", "u-net")
@@ -159,5 +159,5 @@ def _starting_from(title: str) -> str:
 ## Training from it
 
 A new training starts from these weights with petseg: `petseg-train --shards SET --init-from FOLDER`, where FOLDER is a
-clone or a download of this repository, {escaped(title)}; its classes may differ.
+clone or a download of this repository, {escaped_markdown(title)}; its classes may differ.
 """

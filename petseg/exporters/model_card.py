@@ -17,7 +17,7 @@ from petseg.nets.factory import count_parameters
 from petseg.nets.model_config import MIN_SIZE
 from petseg.runs.history import judged_part
 from petseg.runs.run_config import versions
-from shards.errors import printable
+from shards.errors import escaped_markdown, printable
 from shards.format.geometry import PAD_COLOUR, middle_scale, size_text
 from shards.format.labels import UNTINTED, Labels
 
@@ -74,7 +74,7 @@ def model_card(
     encoder = module_of_encoder(predictor.recipe.model)
     more = "" if encoder is None else f"{encoder}, "
     needs = "onnxruntime, NumPy and Pillow" if onnx else f"torch, {more}safetensors, NumPy and Pillow"
-    return f"""# {escaped(printable(title or path.stem))}
+    return f"""# {escaped_markdown(printable(title or path.stem))}
 
 Segments an image into {classes}, in this order.
 
@@ -155,7 +155,7 @@ def _class_table(labels: Labels, scores: CardScores | None) -> str:
         sources = ", ".join(map(str, each.source_colors or each.values))
         colour = "not drawn" if each.color == UNTINTED else each.color
         score = "-" if value is None else f"{value:.3f}"
-        lines.append(f"| {index} | {escaped(each.name)} | {sources} | {colour} | {score} |")
+        lines.append(f"| {index} | {escaped_markdown(each.name)} | {sources} | {colour} | {score} |")
     return "\n".join(lines)
 
 
@@ -213,8 +213,3 @@ network.load_state_dict(load_file({quoted(path.name)}))
 network.eval()
 ```
 """
-
-
-def escaped(text: str) -> str:
-    """Return a text for a Markdown table, in which it means nothing but itself."""
-    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>()#+-.!|~&$" else letter for letter in text)

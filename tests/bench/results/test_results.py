@@ -9,15 +9,27 @@ from typing import Any
 
 import msgspec
 import pytest
-from bench_results import OTHER, OURS, build_results, environment, line, repeats, results, train_results, write_results
+from bench_results import (
+    OTHER,
+    OURS,
+    build_results,
+    environment,
+    limit,
+    line,
+    repeats,
+    results,
+    train_results,
+    write_results,
+)
 from click.testing import CliRunner
+from markdown_it import MarkdownIt
 
 from bench.cli import main
 from bench.results.comparison import compare_results, comparison_text, machine_drift
 from bench.results.goals import STATED_FOR, bound, share_of_limit
 from bench.results.outputs import Outputs
 from bench.results.plot import draw_figure
-from bench.results.records import DataInfo, Results, read_results
+from bench.results.records import DataInfo, Results, Skipped, read_results
 from bench.results.result_page import markdown, sections, update_document
 from bench.settings import LoaderSettings, plain
 from shards.errors import FormatError, UsageError
@@ -85,7 +97,7 @@ def test_a_document_keeps_its_ends_of_lines_and_has_to_be_utf_8(tmp_path: Path) 
     run = results(OURS, OTHER, environment=environment(cpu="<script>"))
     assert update_document(document, {"loader": run}, plot=None) == ["loader"]
     assert document.read_bytes().count(b"\n") == document.read_bytes().count(b"\r\n")
-    assert b"; &lt;script>, 2 cores" in document.read_bytes()
+    assert rb"; \<script\>, 2 cores" in document.read_bytes()
     mixed = b"a\r\nb\n<!-- figures: loader -->%s\nold\r\n<!-- end of figures -->\nc\r\n"
     for end in (b"", b"\r"):  # the figures have the ends of lines of their marker, all others those that they had
         document.write_bytes(mixed % end)
@@ -118,6 +130,42 @@ def test_texts_of_a_file_give_no_orders_to_a_terminal_and_are_no_formulas(
     text = capsys.readouterr().out + comparison_text(compare_results(run, run))
     assert r"\x1b[2J" in text
     assert "\x1b" not in text + markdown(run, full=True, headline=True)
+
+
+FORGED = (
+    "![i](http://e/x)", "[a](javascript:b)", "*a* _b_ __c__", "`a` \\`b`", "<b>c</b> &lt; |", "- a", "1. a", "# a",
+    "<!-- end of figures -->",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_texts_of_a_file_are_no_markdown(tmp_path: Path, forged: str) -> None:
+    run = results(OURS, OTHER, settings={"size": [forged], "batch_size": forged, "fit": [forged]})
+    lines = [line(f"petseg {name} torch", OURS, caveats=(forged,), peer=forged) for name in ("source", "raw")]
+    data = msgspec.structs.replace(run.data, bytes={forged: 1})
+    where = environment(cpu=forged, commit=forged, gpu=(forged,), started=forged[:10])
+    limits, skipped = (limit(forged, "", 1200.0, how=forged),), (Skipped(name=forged, reason=forged),)
+    run = msgspec.structs.replace(
+        run, lines=tuple(lines), environment=where, limits=limits, data=data, skipped=skipped, parts={forged: 1.0}
+    )
+    trained = train_results()
+    trained = msgspec.structs.replace(trained, train=(msgspec.structs.replace(trained.train[0], name=forged),))
+    packed = build_results()
+    renamed = msgspec.structs.replace(packed.build[0], name=forged, limit=forged)
+    packed = msgspec.structs.replace(packed, build=(renamed,), environment=where, limits=limits)
+    for each, least in ((run, 12), (trained, 1), (packed, 5)):
+        text = markdown(each, full=True, headline=True, took=True)
+        blocks = MarkdownIt().enable("table").parse(text)
+        inner = [part for block in blocks for part in block.children or ()]
+        wrong = {"link_open", "image", "em_open", "code_inline", "fence", "html_inline", "html_block", "heading_open"}
+        assert not wrong & {token.type for token in blocks + inner}
+        assert sum(token.content.count(forged) for token in inner if token.type == "text") >= least, text
+    document = tmp_path / "doc.md"
+    document.write_text("<!-- figures: run-full -->\n<!-- end of figures -->\n")
+    update_document(document, {"run": run}, plot=None)
+    once = document.read_text()
+    update_document(document, {"run": run}, plot=None)
+    assert document.read_text() == once
 
 
 def test_what_a_line_is_bound_by() -> None:
@@ -230,7 +278,7 @@ def header(run: Results) -> str:
 def test_the_head_of_figures_says_what_is_known() -> None:
     asked = {"size": "128", "batch_size": 32}
     start = "1000 images of 3 classes, 128 pixels, batch 32"
-    assert header(results(OURS, OTHER)).startswith(f"{start}; A &lt;fast> one, 2 cores, no GPU;")
+    assert header(results(OURS, OTHER)).startswith(rf"{start}; A \<fast\> one, 2 cores, no GPU;")
     other = {**STATED_FOR, "fit": "contain", "size": "96x160"}
     assert header(results(OURS, OTHER, settings=other)).startswith(
         "1000 images of 3 classes, 96x160 pixels, batch 32, --fit contain; "

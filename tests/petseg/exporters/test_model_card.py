@@ -20,10 +20,10 @@ from PIL import Image
 
 import petseg
 from petseg.cli import export, predict
-from petseg.exporters.model_card import escaped, model_card
+from petseg.exporters.model_card import model_card
 from petseg.exporters.usage_program import quoted
 from petseg.inference.network_inputs import network_input
-from shards.errors import UsageError, printable
+from shards.errors import UsageError, escaped_markdown, printable
 from shards.format.labels import Labels
 
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -86,7 +86,7 @@ def test_a_files_name_puts_nothing_into_the_card(tmp_path: Path) -> None:
     predictor = petseg.load(run, device="cpu", precision="fp32")
     for ending in (".onnx", ".safetensors"):
         card = model_card(predictor, tmp_path / f"{name}{ending}")
-        assert card.startswith(f"# {escaped(printable(name))}\n")
+        assert card.startswith(f"# {escaped_markdown(printable(name))}\n")
         assert "\x1b" not in card
         programs = BLOCK.findall(card)
         assert len(programs) == (1 if ending == ".onnx" else 2)
@@ -192,7 +192,7 @@ def test_the_card_names_classes_values_colours_ignored_pixels_and_scores(call, t
     card = (tmp_path / "net.md").read_text()
     for index, each in enumerate(labels.classes):
         score = "-" if index == 0 else "0.250"
-        assert f"| {index} | {escaped(each.name)} | {index + 3} | {each.color} | {score} |" in card
+        assert f"| {index} | {escaped_markdown(each.name)} | {index + 3} | {each.color} | {score} |" in card
     for part in ("21 classes", "value 0 counted nowhere", "fit into 32 x 48", "mean IoU 0.250", "Limits"):
         assert part in " ".join(card.split())
 
@@ -235,7 +235,11 @@ def test_options_of_another_format_are_refused(tiny_run: Path, tmp_path: Path) -
 
 
 def test_names_mean_nothing_in_markdown() -> None:
-    assert escaped("100% | `tick` <b> $x$") == r"100% \| \`tick\` \<b\> \$x\$"
+    assert escaped_markdown("100% | `tick` <b> $x$") == r"100% \| \`tick\` \<b\> \$x\$"
+    assert escaped_markdown("see http://x, www.x.y") == r"see http\://x, www\.x.y"
+    assert [escaped_markdown(x) for x in ("- a", "1. a", "+", "-0.5%", "1.4x (2)")] == [
+        r"\- a", r"1\. a", r"\+", "-0.5%", "1.4x (2)",
+    ]  # fmt: skip
 
 
 def test_no_ignored_pixels_and_one_class(call, tmp_path: Path) -> None:
