@@ -285,9 +285,9 @@ def test_the_head_of_figures_says_what_is_known() -> None:
     )
     assert "commit abc." in header(results(OURS, OTHER))
     run = results(OURS, OTHER, environment=environment(commit=None, last_level_cache_bytes=None), settings={})
-    ran = "A &lt;fast> one, 2 cores, no GPU; 2026-01-01, commit unknown"
+    ran = r"A \<fast\> one, 2 cores, no GPU; 2026-01-01, commit unknown"
     assert header(run) == f"1000 images of 3 classes; {ran}. The data fit into memory."
-    assert header(build_results()) == "A &lt;fast> one, 2 cores; 2026-01-01, commit abc."
+    assert header(build_results()) == r"A \<fast\> one, 2 cores; 2026-01-01, commit abc."
     (line,) = train_results().train
     for settings in ({"size": None, "batch_size": None}, asked):  # None: as the recipe says
         found = msgspec.structs.replace(train_results(), settings=settings)
