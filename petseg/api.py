@@ -193,7 +193,7 @@ def predict(
         recursive: search folders with their subfolders, which ``out`` gets, too.
         overlays: also write the images with their masks drawn over them.
         probabilities: also write float32 (N, H, W), of N classes.
-        overwrite: replace existing results; a picture that is none, such as a mask of a dataset, is an error.
+        overwrite: replace existing results; a file that is none, such as a mask of a dataset, is an error.
         skip_existing: leave out images that have results, to go on after a stop; those of another network, of other
             options or of another image are an error.
         batch_size: images per batch, from 1.
@@ -208,7 +208,8 @@ def predict(
     Raises:
         PetsegError: no such run or images, or a result exists already. Images that cannot be read are in the result.
     """
-    from petseg.inference.file_jobs import FileJob, FilePredictions, origin_of, plan_jobs, predict_files
+    from petseg.inference.existing_results import FileJob
+    from petseg.inference.file_jobs import FilePredictions, origin_of, plan_jobs, predict_files
     from petseg.inference.image_files import find_images
     from petseg.inference.network_inputs import InferenceOptions, check_batch_size
     from petseg.inference.trained_network import load

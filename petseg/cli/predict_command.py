@@ -17,7 +17,7 @@ from shards.errors import PetsegError, TerminatedError, counted, describe_os_err
 @click.option("--recursive", is_flag=True, help="Search folders with their subfolders, and keep these in the results.")
 @click.option("--overlay/--no-overlay", default=True, show_default=True, help="Also write NAME.overlay.png.")
 @click.option("--probabilities", is_flag=True, help="Also write NAME.probabilities.npz: float32 (classes, H, W).")
-@click.option("--overwrite", is_flag=True, help="Replace existing results; another picture of such a name is an error.")
+@click.option("--overwrite", is_flag=True, help="Replace existing results; what is no result is an error.")
 @click.option(
     "--skip-existing",
     is_flag=True,
@@ -67,7 +67,8 @@ def predict(
     """
     if batch_size < 1:
         raise click.BadParameter("give a number from 1", param_hint="--batch-size")
-    from petseg.inference.file_jobs import FileJob, origin_of, plan_jobs, predict_files
+    from petseg.inference.existing_results import FileJob
+    from petseg.inference.file_jobs import origin_of, plan_jobs, predict_files
     from petseg.inference.image_files import find_images, subfolders_not_searched
     from petseg.inference.network_inputs import InferenceOptions
     from petseg.inference.trained_network import load

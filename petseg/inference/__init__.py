@@ -6,7 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "evaluation": ["Evaluation"],
-        "file_jobs": ["FileJob", "plan_jobs", "predict_files"],
+        "existing_results": ["FileJob"],
+        "file_jobs": ["plan_jobs", "predict_files"],
         "image_files": ["find_images", "to_rgb"],
         "metrics": ["Scores", "confusion", "predicted_class", "score"],
         "scoring": ["evaluate", "score_run"],

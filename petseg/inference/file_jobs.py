@@ -3,17 +3,25 @@
 import contextlib
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from PIL import Image
 
-from petseg.inference.image_files import MASK, OVERLAY, ImageFile, ResultMark, digest_of, is_result, result_of, to_rgb
+from petseg.inference.existing_results import FileJob, PredictionPlan, expect_results, without_finished
+from petseg.inference.image_files import ImageFile, read_image
 from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
-from petseg.inference.result_files import PROBABILITIES, name_too_long, write_results
+from petseg.inference.result_files import (
+    MASK,
+    OVERLAY,
+    PROBABILITIES,
+    ResultMark,
+    name_too_long,
+    result_of,
+    write_results,
+)
 from petseg.inference.sliding_window import is_padded
 from petseg.inference.trained_network import Keep, Predictor
 from shards.audit.file_kinds.signatures import KNOWN_ENDINGS
@@ -22,29 +30,6 @@ from shards.format.readers.output_places import expect_folder, expect_outside, e
 
 MAX_PROBABILITIES = 2**30  # bytes that --probabilities may take for an image that is predicted in windows
 _BATCH_PIXELS = 50_000_000  # a batch's decoded images are in memory together, at 4 bytes per pixel
-
-
-@dataclass(frozen=True)
-class FileJob:
-    """One image file and the files to write its prediction to, the mask first.
-
-    ``renamed``: they carry the image's name with its ending, because another image has the name without it.
-    ``replace``: they may replace files that exist. ``origin``: what predicts it, which the pictures say.
-    """
-
-    image: Path
-    outputs: tuple[Path, ...]
-    renamed: bool = False
-    replace: bool = False
-    origin: str = ""
-
-
-class PredictionPlan(NamedTuple):
-    """What there is to predict, how many images have results, and how many of these do not say what made them."""
-
-    jobs: list[FileJob]
-    skipped: int
-    unmarked: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +73,8 @@ def plan_jobs(
     Of two images that would become the same file, such as cat.jpg and cat.png, the second becomes cat.png.png; likewise
     of cat.jpg and CAT.jpg, whose results some file systems take for one. Raises ``UsageError`` if that name is taken,
     too, if an output would overwrite one of the images, if a folder for outputs is a shard set's or a run's, or if a
-    file exists already and ``overwrite`` is False, or is a picture that is no result. With ``skip_existing`` an image
-    whose files all exist is left out; ``UsageError`` if its mask exists without another of them, or was made by another
+    file exists already and ``overwrite`` is False, or is no result. With ``skip_existing`` an image whose files all
+    exist is left out; ``UsageError`` if its mask exists without another of them, or if one was made by another
     ``origin``, see :func:`origin_of`, or of an image of other content. A mask that was made of an image of another name
     counts as another image's, which has the shorter name.
     """
@@ -120,37 +105,9 @@ def plan_jobs(
         job = FileJob(image=each.path, outputs=outputs, renamed=renamed, replace=replace, origin=origin)
         marks[job] = mark
     _expect_free({place for each in images for place in places_of(each.path)}, list(marks))
-    planned = _without_finished(marks, out, origin=origin) if skip_existing else PredictionPlan(list(marks), 0, 0)
-    _expect_results(planned.jobs, out)
+    planned = without_finished(marks, out, origin=origin) if skip_existing else PredictionPlan(list(marks), 0, 0)
+    expect_results(planned.jobs, out)
     return planned
-
-
-def _without_finished(marks: Mapping[FileJob, ResultMark | None], out: Path, *, origin: str) -> PredictionPlan:
-    """Leave out jobs whose results exist, given what the masks say.
-
-    ``UsageError`` if another ``origin`` made any, or of another image of the same name. An image that cannot be read
-    now is not left out: it fails as others that cannot.
-    """
-    finished = {job: mark for job, mark in marks.items() if _is_finished(job, mark)}
-    if foreign := [job.outputs[0] for job, mark in finished.items() if mark and mark.origin not in ("", origin)]:
-        raise UsageError(
-            f"{counted(len(foreign), 'result')} of another network, or with other options, in {out}, the first "
-            f"{foreign[0]}: {option('skip_existing', True)} goes on with the same ones; choose another output folder, "
-            f"or replace all with {option('overwrite', True)}"
-        )
-    written = {job: mark.digest for job, mark in finished.items() if mark and mark.digest}
-    digests = {job: digest_of(job.image) for job in written}
-    if others := [job for job, digest in digests.items() if digest not in ("", written[job])]:
-        one = len(others) == 1
-        are = "is of another image of the same name" if one else "are of other images of the same names"
-        raise UsageError(
-            f"{counted(len(others), 'result')} in {out} {are}, the first {others[0].outputs[0]}: "
-            f"{option('skip_existing', True)} leaves out images of the same content; choose another output folder, "
-            f"or remove {'it to predict this image' if one else 'them to predict these images'}"
-        )
-    finished = {job: mark for job, mark in finished.items() if digests.get(job) != ""}
-    unmarked = sum(not (mark and mark.origin) for mark in finished.values())
-    return PredictionPlan([job for job in marks if job not in finished], len(finished), unmarked)
 
 
 def origin_of(predictor: Predictor, options: InferenceOptions) -> str:
@@ -161,25 +118,6 @@ def origin_of(predictor: Predictor, options: InferenceOptions) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
-
-
-def _is_finished(job: FileJob, mark: ResultMark | None) -> bool:
-    """Return whether a job's files exist; raise ``UsageError`` if only some do, and not those of a killed process.
-
-    The mask appears last, so that other files without it are what a process left that was killed between the two.
-    """
-    if any(map(name_too_long, job.outputs)) or not job.outputs[0].is_file():
-        return False
-    if mark is not None and mark.image != job.image.name:
-        raise UsageError(f"{job.outputs[0]} is not a result of {job.image}; choose another output folder")
-    for output in job.outputs[1:]:
-        if not output.is_file():
-            again = "remove the mask to predict it again, or " if mark else ""  # without a mark it may be anybody's
-            raise UsageError(
-                f"{job.outputs[0]} exists, but not {output}: {option('skip_existing', True)} goes on where the same "
-                f"options were given; {again}choose another output folder"
-            )
-    return True
 
 
 def _same_everywhere(path: Path) -> str:
@@ -199,20 +137,6 @@ def _expect_free(inputs: set[object], jobs: Sequence[FileJob]) -> None:
             if not inputs.isdisjoint(places_of(output)):
                 raise UsageError(f"{output} would overwrite one of the images; choose another output folder")
             expect_replaceable(output, overwrite=True, advice="choose another output folder")
-
-
-def _expect_results(jobs: Sequence[FileJob], out: Path) -> None:
-    """Raise ``UsageError`` if an output exists, unless it is a result and may be replaced: others are not ours."""
-    outputs = [(output, job.replace) for job in jobs for output in job.outputs if not name_too_long(output)]
-    foreign = [output for output, _ in outputs if output.suffix == MASK and output.is_file() and not is_result(output)]
-    if foreign:
-        are, them = ("is no result", "it") if len(foreign) == 1 else ("are no results", "them")
-        raise UsageError(
-            f"{counted(len(foreign), 'file')} in {out} {are} of petseg-predict, the first {foreign[0]}: "
-            f"{option('overwrite', True)} replaces results only; choose another output folder, or remove {them}"
-        )
-    for output, replace in outputs:
-        expect_replaceable(output, overwrite=replace, advice="choose another output folder")
 
 
 def predict_files(
@@ -239,8 +163,8 @@ def predict_files(
     batch: list[tuple[FileJob, Image.Image, ResultMark]] = []
     for number, job in enumerate(jobs, start=1):
         try:
-            mark = ResultMark(job.image.name, job.origin, digest_of(job.image))
-            image = _read(job, values=values)
+            image, digest = _read(job, values=values)
+            mark = ResultMark(job.image.name, job.origin, digest)
             with _named(job.image):
                 predictor.check((image.height, image.width), options)
         except SampleError as error:
@@ -277,13 +201,16 @@ def _named(path: Path) -> Iterator[None]:
         raise SampleError(f"{printable(path)}: {error}") from None
 
 
-def _read(job: FileJob, *, values: int) -> Image.Image:
-    """Return a job's image; ``SampleError`` if its result could not be named, or ``values`` per pixel not be kept."""
+def _read(job: FileJob, *, values: int) -> tuple[Image.Image, str]:
+    """Return a job's image and its digest.
+
+    ``SampleError`` if its result could not be named, or ``values`` per pixel not be kept.
+    """
     name = printable(job.image)
     for output in job.outputs:
         if name_too_long(output):
             raise SampleError(f"{name}: the name of its result would be too long ({printable(output.name)}); rename it")
-    image = to_rgb(job.image)
+    image, digest = read_image(job.image)
     size = 4 * values * image.width * image.height
     if size > MAX_PROBABILITIES:
         raise SampleError(
@@ -291,4 +218,4 @@ def _read(job: FileJob, *, values: int) -> Image.Image:
             f"{size / 2**30:.1f} GiB, more than {MAX_PROBABILITIES / 2**30:g}; predict it without "
             f"{option('probabilities')}"
         )
-    return image
+    return image, digest

@@ -2,17 +2,18 @@
 
 import contextlib
 import glob
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
+from petseg.inference.result_files import OVERLAY, is_result, mask_beside
 from shards.audit import transcode
 from shards.audit.file_kinds.signatures import KNOWN_ENDINGS, START, file_kind, is_proof
 from shards.audit.file_kinds.tiff_tags import BITS_PER_SAMPLE
@@ -25,10 +26,6 @@ from shards.store.atomic import file_sha256
 from shards.store.byte_ranges import read_regular
 
 _GLOB_CHARACTERS = frozenset("*?[")
-_PNG, _HEADER = b"\x89PNG\r\n\x1a\n", 33  # bytes in front of the chunk that PngInfo writes
-_MARK = "petseg-predict"
-MASK = ".png"
-OVERLAY = ".overlay.png"
 
 
 @dataclass(frozen=True)
@@ -47,66 +44,11 @@ class FoundImages(NamedTuple):
     results: int
 
 
-class ResultMark(NamedTuple):
-    """What a result says of itself: the name of its image, what predicted it, and what tells the image from others.
-
-    "" where it does not say that; ``digest`` is an :func:`digest_of`, which earlier versions did not write.
-    """
-
-    image: str
-    origin: str = ""
-    digest: str = ""
-
-
-def mark_text(mark: ResultMark) -> PngImagePlugin.PngInfo:
-    """Return what says in a PNG file that it is the result of an image's prediction, and of which network's."""
-    info = PngImagePlugin.PngInfo()
-    info.add_text(_MARK, f"{quote(os.fsencode(mark.image))} {mark.origin} {mark.digest}".rstrip())
-    return info
-
-
 def digest_of(path: Path) -> str:
     """Return what tells an image file's content from others: 16 hexadecimal digits; "" if it cannot be read."""
     with contextlib.suppress(OSError):
         return file_sha256(path)[:16] if path.is_file() else ""
     return ""
-
-
-def result_of(path: Path) -> ResultMark | None:
-    """Return what a file that is a result says of itself; None where it has no :func:`mark_text`."""
-    try:
-        if path.suffix.lower() != ".png" or not path.is_file():
-            return None
-        with path.open("rb") as handle:
-            head = handle.read(_HEADER + 1024)
-    except OSError:
-        return None
-    size, kind, text = head[_HEADER : _HEADER + 4], head[_HEADER + 4 : _HEADER + 8], head[_HEADER + 8 :]
-    word, _, mark = text[: int.from_bytes(size)].partition(b"\0")
-    if not head.startswith(_PNG) or kind != b"tEXt" or word != _MARK.encode():
-        return None
-    name, origin, digest, *_ = [*mark.split(b" "), b"", b""]
-    return ResultMark(os.fsdecode(unquote_to_bytes(name)), origin.decode("latin-1"), digest.decode("latin-1"))
-
-
-def is_result(path: Path) -> bool:
-    """Return whether a picture is a result of an earlier prediction: one may be left out, and replaced.
-
-    Earlier versions wrote no marks. Of their results a mask with a palette beside its overlay is known, and an overlay
-    by its name, beside its mask.
-    """
-    if result_of(path) is not None:
-        return True
-    try:
-        if path.name.endswith(OVERLAY):
-            return path.with_name(path.name.removesuffix(OVERLAY) + MASK).is_file()
-        if path.suffix != MASK or not path.with_name(path.stem + OVERLAY).is_file():
-            return False
-        with path.open("rb") as handle:
-            head = handle.read(_HEADER)
-        return head.startswith(_PNG) and head[25] == 3  # the colour type: indexed
-    except OSError:  # such as a name that would be too long
-        return False
 
 
 def find_images(arguments: Sequence[str], *, recursive: bool = False, skip: Path | None = None) -> FoundImages:
@@ -136,7 +78,10 @@ def find_images(arguments: Sequence[str], *, recursive: bool = False, skip: Path
         else:
             raise UsageError(f"no such image or folder: {argument}")
         alike = [each for each in found if _is_image(each.path)]
+        # An overlay that was copied to its image is found by its name: it may have no mark.
+        named = {each for each in alike if each.path.name.endswith(OVERLAY)}
         made = {each for each in alike if is_result(each.path)}
+        made |= {each for each in named if mask_beside(each.path, OVERLAY).is_file()}
         if len(made) == len(alike):
             reason = _nothing_found(path, argument, recursive=recursive)
             raise UsageError(f"{reason}, only results of earlier predictions" if alike else reason)
@@ -232,12 +177,17 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
         if not array.size:
             raise SampleError(f"the image has no pixels: its shape is {array.shape}")
         return Image.fromarray(array)
-    path = Path(image)
+    return read_image(Path(image))[0]
+
+
+def read_image(path: Path) -> tuple[Image.Image, str]:
+    """Return a file's image, as :func:`to_rgb` does, and the :func:`digest_of` of the very bytes that it is made of."""
     name = printable(path)
     if path.exists() and not path.is_file():
         raise SampleError(f"{name}: not a file, but a folder, device, pipe or socket")
     try:
-        audited = ImageAudit(mask_size=None, pixels=True, max_pixels=MAX_PIXELS, exif="apply").run(read_regular(path))
+        data = read_regular(path)
+        audited = ImageAudit(mask_size=None, pixels=True, max_pixels=MAX_PIXELS, exif="apply").run(data)
     except FileNotFoundError:
         what = "a link that leads nowhere" if path.is_symlink() else "no such file"
         raise SampleError(f"{name}: {what}") from None
@@ -248,7 +198,7 @@ def to_rgb(image: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Ima
         detail = f" ({detail})" if detail else ""
         raise SampleError(f"{name}: {REASONS[error.reason]}{detail}") from None
     assert audited.pixels is not None
-    return Image.fromarray(audited.pixels)
+    return Image.fromarray(audited.pixels), hashlib.sha256(data).hexdigest()[:16]
 
 
 def _converted(image: Image.Image) -> Image.Image:

@@ -13,8 +13,9 @@ from PIL import Image
 
 import petseg
 from petseg.cli import predict
-from petseg.inference import file_jobs
-from petseg.inference.image_files import digest_of, find_images, mark_text, result_of
+from petseg.inference import existing_results, file_jobs
+from petseg.inference.image_files import digest_of, find_images
+from petseg.inference.result_files import mark_text, result_of
 from shards.errors import UsageError
 from shards.format.builtin_labels import PETS
 
@@ -98,9 +99,11 @@ def test_results_without_a_digest_are_not_compared(tiny_run: Path, images: Path,
         mark = result_of(out / f"{name}.png")
         assert mark is not None
         assert mark == (f"{name}.jpg", mark.origin, digest_of(images / f"{name}.jpg"))
-        Image.open(out / f"{name}.png").save(out / f"{name}.png", pnginfo=mark_text(mark._replace(**kept)))
-        assert result_of(out / f"{name}.png") == mark._replace(**kept)
-    without_mark(out / "c.png")
+        for path in (out / f"{name}.png", out / f"{name}.overlay.png"):
+            Image.open(path).save(path, pnginfo=mark_text(mark._replace(**kept)))
+            assert result_of(path) == mark._replace(**kept)
+    for path in out.glob("c.*"):
+        without_mark(path)
     made = petseg.predict(tiny_run, others, out, skip_existing=True)
     assert (made.skipped, made.unmarked) == (3, 2)
 
@@ -123,12 +126,14 @@ def test_results_that_do_not_say_what_made_them_are_counted(
 ) -> None:
     out = tmp_path / "out"
     petseg.predict(tiny_run, images, out)
-    without_mark(out / "a.png")
+    for path in out.glob("a.*"):
+        without_mark(path)
     read: list[Path] = []
-    monkeypatch.setattr(file_jobs, "result_of", lambda path: (read.append(path), result_of(path))[1])
+    for module in (existing_results, file_jobs):
+        monkeypatch.setattr(module, "result_of", lambda path: (read.append(path), result_of(path))[1])
     result = call(predict, tiny_run, images, "-o", out, "--skip-existing")
     assert "3 images that had results skipped (1 of them with results that do not say which network" in result.out
-    assert sorted(path.name for path in read) == ["a.png", "b.png", "c.png"]  # each once
+    assert sorted(path.name for path in read) == sorted(path.name for path in out.iterdir())  # each once
     facts = json.loads(call(predict, tiny_run, images, "-o", out, "--skip-existing", "--json").out)
     assert (facts["skipped"], facts["unmarked"], facts["predicted"]) == (3, 1, 0)
 

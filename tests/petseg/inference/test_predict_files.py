@@ -16,7 +16,8 @@ import petseg
 from petseg.cli import evaluate, predict
 from petseg.inference import file_jobs, probabilities
 from petseg.inference.file_jobs import plan_jobs
-from petseg.inference.image_files import ImageFile, result_of, to_rgb
+from petseg.inference.image_files import ImageFile, to_rgb
+from petseg.inference.result_files import result_of
 from shards.errors import SampleError, UsageError
 from shards.format.builtin_labels import PETS
 

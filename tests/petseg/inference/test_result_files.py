@@ -22,9 +22,8 @@ import petseg
 from petseg.cli import predict
 from petseg.host.stop_signals import delay_stop_signals
 from petseg.inference import result_files
-from petseg.inference.image_files import ResultMark, result_of
 from petseg.inference.probabilities import Prediction
-from petseg.inference.result_files import draw_overlay, write_results
+from petseg.inference.result_files import ResultMark, draw_overlay, result_of, write_results
 from shards.console import raise_stop_signals
 from shards.errors import TerminatedError
 from shards.format.builtin_labels import PETS
