@@ -92,7 +92,11 @@ def test_what_another_process_has_written_meanwhile_stays(
     name: str,
 ) -> None:
     """It was not there when the command began, nor when it looked the last time."""
-    for module in ("shards.format.readers.output_places", "petseg.inference.file_jobs"):
+    for module in (
+        "shards.format.readers.output_places",
+        "petseg.inference.file_jobs",
+        "petseg.inference.existing_results",
+    ):
         monkeypatch.setattr(f"{module}.expect_replaceable", lambda *_, **__: None)
     monkeypatch.setattr("petseg.inference.existing_results.is_result", lambda _: True)
     out = tmp_path if name in ("hub", "predict") else tmp_path / FILES[name].removesuffix(".toml")
