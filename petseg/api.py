@@ -19,7 +19,7 @@ from shards.store.addresses import expect_paths, expect_places, is_remote
 if TYPE_CHECKING:
     from petseg.exporters.onnx_network import InputSize, OnnxOutput
     from petseg.host.device import Precision
-    from petseg.inference.file_jobs import FilePredictions
+    from petseg.inference.files.file_jobs import FilePredictions
     from shards.build.outcome.build_result import BuildResult
     from shards.build.tasks.set_copy import CopyResult
     from shards.build.tasks.task_build import TaskResult
@@ -194,8 +194,7 @@ def predict(
         overlays: also write the images with their masks drawn over them.
         probabilities: also write float32 (N, H, W), of N classes.
         overwrite: replace existing results; a file that is none, such as a mask of a dataset, is an error.
-        skip_existing: leave out images that have results, to go on after a stop; those of another network, of other
-            options or of another image are an error.
+        skip_existing: leave out images that have results, to go on; those of other networks, options or images fail.
         batch_size: images per batch, from 1.
         flip_tta: average with the predictions of the horizontally flipped images.
         scales: average over inputs whose size is multiplied by these factors.
@@ -208,9 +207,9 @@ def predict(
     Raises:
         PetsegError: no such run or images, or a result exists already. Images that cannot be read are in the result.
     """
-    from petseg.inference.existing_results import FileJob
-    from petseg.inference.file_jobs import FilePredictions, origin_of, plan_jobs, predict_files
-    from petseg.inference.image_files import find_images
+    from petseg.inference.files.existing_results import FileJob
+    from petseg.inference.files.file_jobs import FilePredictions, origin_of, plan_jobs, predict_files
+    from petseg.inference.files.image_files import find_images
     from petseg.inference.network_inputs import InferenceOptions, check_batch_size
     from petseg.inference.trained_network import load
     from petseg.runs.run_folder import A_RUN

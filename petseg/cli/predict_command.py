@@ -67,9 +67,9 @@ def predict(
     """
     if batch_size < 1:
         raise click.BadParameter("give a number from 1", param_hint="--batch-size")
-    from petseg.inference.existing_results import FileJob
-    from petseg.inference.file_jobs import origin_of, plan_jobs, predict_files
-    from petseg.inference.image_files import find_images, subfolders_not_searched
+    from petseg.inference.files.existing_results import FileJob
+    from petseg.inference.files.file_jobs import origin_of, plan_jobs, predict_files
+    from petseg.inference.files.image_files import find_images, subfolders_not_searched
     from petseg.inference.network_inputs import InferenceOptions
     from petseg.inference.trained_network import load
     from petseg.report.console_reporter import progress_count

@@ -21,7 +21,9 @@ def check_old_file(data: bytes) -> None:
     for _ in range(_PICKLES):
         check_pickle(stream)
     stream.seek(0)
-    *_, content, names = [Claims(stream) for _ in range(_PICKLES)]
+    for _ in range(_PICKLES - 2):
+        Claims(stream)
+    content, names = Claims(stream), Claims(stream)
     named = names.document
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise ValueError("its storages have no names")

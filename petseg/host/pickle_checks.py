@@ -16,6 +16,25 @@ from shards.errors import abridged
 
 _MOST_OPERATIONS = 5_000_000  # a checkpoint of a large network has some hundred thousand
 _MOST_IN_TUPLE = 10_000  # values, those of tuples within it included; the shape of a tensor has a few
+_MAGIC: Final = 0x1950A86A20F9469CFC6C  # the first value of files without an archive
+_REFUSED: Final = frozenset(
+    [
+        "STACK_GLOBAL",
+        "INST",
+        "OBJ",
+        "NEWOBJ",
+        "NEWOBJ_EX",
+        "EXT1",
+        "EXT2",
+        "EXT4",
+        "EMPTY_SET",
+        "ADDITEMS",
+        "FROZENSET",
+        "BYTEARRAY8",
+        "NEXT_BUFFER",
+        "READONLY_BUFFER",
+    ]
+)
 _ITEMSIZES: Final = {  # bytes
     "DoubleStorage": 8,
     "FloatStorage": 4,
@@ -41,13 +60,13 @@ def check_pickle(pickled: bytes | IO[bytes]) -> None:
     for count, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
         if count > _MOST_OPERATIONS:
             raise ValueError("it has too many values")
-        if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4") or (
-            operation.name == "GLOBAL" and not _PLAIN_OBJECTS.fullmatch(str(argument))
-        ):
+        if operation.name in _REFUSED or (operation.name == "GLOBAL" and not _PLAIN_OBJECTS.fullmatch(str(argument))):
             what = f" ({abridged('.'.join(str(argument).split(' ')))})" if argument else ""
             raise ValueError(
                 f"it holds Python objects{what}, which petseg never loads, because loading them can run any code"
             )
+        if isinstance(argument, int) and not -(2**63) <= argument < 2**64 and argument != _MAGIC:
+            raise ValueError("it holds an integer of more than 64 bits")  # as a name it may be hashed for hours
         try:
             sizes.follow(operation, argument)
         except (IndexError, KeyError):

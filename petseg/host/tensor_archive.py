@@ -40,6 +40,7 @@ _SAFETENSORS = {
 }
 _MOST_BYTES_EACH = 16  # of a tensor's values: complex128
 _MOST_SIDES = 64  # of a tensor; torch computes with no more
+_MOST_SHARED = 8  # times that data may be shown, on average: layers may share weights
 _MOST_LEVELS = 8  # dictionaries and lists within each other
 
 
@@ -90,7 +91,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor
 
 def check_values(document: Any) -> None:
     """Raise ``ValueError`` unless a document consists of bounded plain values and of ordinary tensors on the CPU."""
-    pending, seen = [(document, 0)], 0
+    pending, seen, shown, stored = [(document, 0)], 0, 0, dict[int, int]()
     while pending:
         value, level = pending.pop()
         seen += 1
@@ -104,10 +105,14 @@ def check_values(document: Any) -> None:
             pending += [(one, level + 1) for one in value]
         elif isinstance(value, torch.Tensor):
             _check_tensor(value)
+            shown += value.numel() * value.element_size()
+            stored[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
         elif isinstance(value, int) and not -(2**63) <= value < 2**64:  # Python refuses to print longer ones
             raise ValueError("it holds an integer of more than 64 bits")
         elif not isinstance(value, str | int | float | None):
             raise ValueError(f"it holds a {type(value).__name__}, where only numbers, text and tensors belong")
+    if shown > _MOST_SHARED * sum(stored.values()):  # whoever copies them needs memory for them all
+        raise ValueError("its tensors show the same data again and again")
 
 
 def _without_attributes(value: Any) -> Any:

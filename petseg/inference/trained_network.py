@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from petseg.host.device import Placement, Precision, choose_device, choose_placement
-from petseg.inference.image_files import to_rgb
+from petseg.inference.files.image_files import to_rgb
 from petseg.inference.metrics import predicted_class
 from petseg.inference.network_inputs import (
     WHOLE_IMAGES,

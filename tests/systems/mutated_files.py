@@ -123,7 +123,7 @@ class Subjects:
         return "refused" if self.refusal else "read"
 
     def _jpeg(self, data: bytes) -> None:
-        from petseg.inference.image_files import to_rgb
+        from petseg.inference.files.image_files import to_rgb
         from shards.errors import SampleError
 
         with contextlib.suppress(SampleError):

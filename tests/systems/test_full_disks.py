@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from petseg.inference.result_files import write_results
+from petseg.inference.files.result_files import write_results
 
 Call = Any
 
@@ -247,7 +247,7 @@ def test_the_second_of_two_predictions(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(outputs[0]))
         write_results(outputs, *arguments, **options)
 
-    monkeypatch.setattr("petseg.inference.file_jobs.write_results", full)
+    monkeypatch.setattr("petseg.inference.files.file_jobs.write_results", full)
     images = sorted((few_pets / "images").iterdir())[:2]
     command = ("petseg-predict", small_run, *images, "-o", tmp_path / "masks", "--device", "cpu")
     done = call(*command)

@@ -94,11 +94,11 @@ def test_what_another_process_has_written_meanwhile_stays(
     """It was not there when the command began, nor when it looked the last time."""
     for module in (
         "shards.format.readers.output_places",
-        "petseg.inference.file_jobs",
-        "petseg.inference.existing_results",
+        "petseg.inference.files.file_jobs",
+        "petseg.inference.files.existing_results",
     ):
         monkeypatch.setattr(f"{module}.expect_replaceable", lambda *_, **__: None)
-    monkeypatch.setattr("petseg.inference.existing_results.is_result", lambda _: True)
+    monkeypatch.setattr("petseg.inference.files.existing_results.is_result", lambda _: True)
     out = tmp_path if name in ("hub", "predict") else tmp_path / FILES[name].removesuffix(".toml")
     image = next((few_pets / "images").iterdir())
     file = tmp_path / (FILES[name] or f"{image.stem}.png")

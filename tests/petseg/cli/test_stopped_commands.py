@@ -15,7 +15,7 @@ from labelled_sets import smooth_image, write_untrained
 from PIL import Image, ImageFile
 
 from petseg.cli import evaluate, export, predict, train
-from petseg.inference.image_files import read_image
+from petseg.inference.files.image_files import read_image
 from shards.console import FriendlyCommand, raise_stop_signals
 from shards.errors import TerminatedError
 from shards.format.builtin_labels import PETS
@@ -49,7 +49,7 @@ def test_what_is_predicted_stays_and_is_said(call, tmp_path: Path, monkeypatch: 
             signal.raise_signal(signal.SIGTERM)
         return read_image(path)
 
-    monkeypatch.setattr("petseg.inference.file_jobs.read_image", interrupted)
+    monkeypatch.setattr("petseg.inference.files.file_jobs.read_image", interrupted)
     command = (run, *images, "-o", tmp_path / "out", "--batch-size", 1, "--no-overlay")
     result = call(predict, *command)
     kept = f"2 images predicted into {tmp_path}/out; to go on, run it again and add --skip-existing"

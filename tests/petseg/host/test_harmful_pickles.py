@@ -110,6 +110,30 @@ def test_names_of_storages_that_take_years_to_show(tmp_path: Path) -> None:
         read_tensors(old_file(tmp_path / "a.pt", content, pickle.dumps([], 2)), old=True)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"}" + b"\x8a\x09" + bytes(8) + b"\x01" + b"K\x01s", "integer of more than 64 bits"),  # hashed as a name
+        (b"}" + text("x") + b"]" + b"\x8f" * 3 + b"000s", "Python objects"),  # each byte takes 220
+    ],
+    ids=["integer", "sets"],
+)
+def test_values_that_cost_more_than_they_take(content: bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_tensors(old_file(tmp_path / "a.pt", content, pickle.dumps([], 2)), old=True)
+
+
+def test_data_is_not_shown_again_and_again(tmp_path: Path) -> None:
+    """Each name is checked, and copied where it has another type than weights: 6 GB of 2 MB."""
+    for names, sound in ((8, True), (9, False)):
+        torch.save(dict.fromkeys(map(str, range(names)), torch.ones(100)), tmp_path / "a.pt")
+        if sound:
+            assert len(read_tensors(tmp_path / "a.pt")) == names
+            continue
+        with pytest.raises(ValueError, match="again and again"):
+            read_tensors(tmp_path / "a.pt")
+
+
 def test_weights_of_all_types_are_read(tmp_path: Path) -> None:
     kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16)
     kinds += (torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128)

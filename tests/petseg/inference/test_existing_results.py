@@ -13,9 +13,9 @@ from PIL import Image
 
 import petseg
 from petseg.cli import predict
-from petseg.inference import existing_results, file_jobs
-from petseg.inference.image_files import digest_of, find_images
-from petseg.inference.result_files import mark_text, result_of
+from petseg.inference.files import existing_results, file_jobs
+from petseg.inference.files.image_files import digest_of, find_images
+from petseg.inference.files.result_files import mark_text, result_of
 from shards.errors import UsageError
 from shards.format.builtin_labels import PETS
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 import petseg
 from petseg.cli import predict
-from petseg.inference import image_files
-from petseg.inference.image_files import digest_of
-from petseg.inference.result_files import mark_text, result_of
+from petseg.inference.files import image_files
+from petseg.inference.files.image_files import digest_of
+from petseg.inference.files.result_files import mark_text, result_of
 from shards.errors import UsageError
 from shards.format.builtin_labels import PETS
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petseg.inference.image_files import MAX_PIXELS, find_images, to_rgb
+from petseg.inference.files.image_files import MAX_PIXELS, find_images, to_rgb
 from shards.audit import transcode
 from shards.audit.findings import REASONS, RejectedError
 from shards.audit.image import ImageAudit
@@ -99,7 +99,7 @@ def test_memory_for_a_large_image_with_transparency(tmp_path: Path) -> None:
     side = 5000
     Image.new("RGBA", (side, side), (255, 0, 0, 128)).save(tmp_path / "large.png", compress_level=1)
     program = (
-        "import resource, sys; from PIL import Image; from petseg.inference.image_files import to_rgb; "
+        "import resource, sys; from PIL import Image; from petseg.inference.files.image_files import to_rgb; "
         "Image.init(); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; to_rgb(sys.argv[1]); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )

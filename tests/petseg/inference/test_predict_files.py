@@ -14,10 +14,11 @@ from PIL import Image
 
 import petseg
 from petseg.cli import evaluate, predict
-from petseg.inference import file_jobs, probabilities
-from petseg.inference.file_jobs import plan_jobs
-from petseg.inference.image_files import ImageFile, to_rgb
-from petseg.inference.result_files import result_of
+from petseg.inference import probabilities
+from petseg.inference.files import file_jobs
+from petseg.inference.files.file_jobs import plan_jobs
+from petseg.inference.files.image_files import ImageFile, to_rgb
+from petseg.inference.files.result_files import result_of
 from shards.errors import SampleError, UsageError
 from shards.format.builtin_labels import PETS
 
@@ -331,8 +332,7 @@ def test_a_picture_s_name_is_no_folder(call, tiny_run: Path, tmp_path: Path) -> 
 def test_results_are_replaced_only_when_asked(call, tiny_run: Path, tmp_path: Path) -> None:
     path = image_file(tmp_path / "cat.jpg")
     out = tmp_path / "out"
-    assert call(predict, tiny_run, path, "-o", out).code == 0
-    (out / "cat.probabilities.npz").write_text("before")
+    assert call(predict, tiny_run, path, "-o", out, "--probabilities").code == 0
     kept = {file.name: file.read_bytes() for file in out.iterdir()}
     result = call(predict, tiny_run, path, "-o", out, "--flip-tta", "--probabilities")
     assert result.code == 2

@@ -21,9 +21,9 @@ from PIL import Image
 import petseg
 from petseg.cli import predict
 from petseg.host.stop_signals import delay_stop_signals
-from petseg.inference import result_files
+from petseg.inference.files import result_files
+from petseg.inference.files.result_files import ResultMark, draw_overlay, result_of, write_results
 from petseg.inference.probabilities import Prediction
-from petseg.inference.result_files import ResultMark, draw_overlay, result_of, write_results
 from shards.console import raise_stop_signals
 from shards.errors import TerminatedError
 from shards.format.builtin_labels import PETS

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import petseg
 from petseg.cli import evaluate, predict, train
-from petseg.inference import file_jobs
+from petseg.inference.files import file_jobs
 from petseg.inference.stored_samples import read_image, read_mask
 from petseg.runs.checkpoint import load_checkpoint
 from pipeline import Loader

@@ -126,8 +126,11 @@ CHANGES: dict[str, tuple[Callable[[Document], object], str]] = {
     },
     "an IoU above 1": (plain(history=[entry(mean_iou=1e300)]), "Expected `float` <= 1.0"),
     "an epoch that no run has": (plain(history=[{**entry(), "epoch": 2**64 - 1}]), "Expected `int` <= 1000000000"),
-    "an integer of 20,000 bits as version": (lambda d: d.update(version=1 << 20_000), "which petseg never loads"),
-    "an integer of 20,000 bits": (lambda d: d["optimizer"].update(x=1 << 20_000), "which petseg never loads"),
+    "an integer of 20,000 bits as version": (
+        lambda d: d.update(version=1 << 20_000),
+        "an integer of more than 64 bits",
+    ),
+    "an integer of 20,000 bits": (lambda d: d["optimizer"].update(x=1 << 20_000), "an integer of more than 64 bits"),
     "a history without scores": (plain(history=[{"epoch": 1}]), "damaged"),
     "no position": (plain(position=None), "position"),
 }

@@ -13,7 +13,7 @@ import pytest
 from odd_images import HEIGHT, REJECTED, WIDTH, OddImage, odd_images
 from PIL import Image
 
-from petseg.inference.image_files import find_images, to_rgb
+from petseg.inference.files.image_files import find_images, to_rgb
 from pipeline import Loader
 from shards.audit.image import ImageAudit
 from shards.build.build_set import build

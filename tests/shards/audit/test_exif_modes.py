@@ -12,7 +12,7 @@ from odd_files import with_exif
 from PIL import Image, PngImagePlugin
 from shard_sources import Maker, draw_image, draw_mask, encoded, options
 
-from petseg.inference.image_files import to_rgb
+from petseg.inference.files.image_files import to_rgb
 from shards.audit.findings import RejectedError
 from shards.audit.image_mask_pair import AuditedPair, audit_pair
 from shards.audit.orientation import EXIF_MODES, ExifMode, apply_orientation

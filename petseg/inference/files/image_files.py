@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from petseg.inference.result_files import OVERLAY, is_result, mask_beside
+from petseg.inference.files.result_files import OVERLAY, is_result, mask_beside
 from shards.audit import transcode
 from shards.audit.file_kinds.signatures import KNOWN_ENDINGS, START, file_kind, is_proof
 from shards.audit.file_kinds.tiff_tags import BITS_PER_SAMPLE

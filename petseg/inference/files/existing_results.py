@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from petseg.inference.image_files import digest_of
-from petseg.inference.result_files import PROBABILITIES, ResultMark, is_result, name_too_long, result_of
+from petseg.inference.files.image_files import digest_of
+from petseg.inference.files.result_files import PROBABILITIES, ResultMark, is_result, name_too_long, result_of
 from shards.errors import UsageError, counted, option
 from shards.format.readers.output_places import expect_replaceable
 
@@ -76,7 +76,7 @@ def _expect_same_marks(
     """
     others: dict[Path, FileJob] = {}
     for job, mark in masks.items():
-        for output in job.outputs[1:]:
+        for output in job.outputs[1:] if mark else ():  # another program may have written the mask again
             earlier = beside[output] is None and output.name.endswith(PROBABILITIES) and not (mark and mark.digest)
             if beside[output] != mark and not earlier:
                 others[output] = job

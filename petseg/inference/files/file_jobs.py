@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from petseg.inference.existing_results import FileJob, PredictionPlan, expect_results, without_finished
-from petseg.inference.image_files import ImageFile, read_image
-from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
-from petseg.inference.result_files import (
+from petseg.inference.files.existing_results import FileJob, PredictionPlan, expect_results, without_finished
+from petseg.inference.files.image_files import ImageFile, read_image
+from petseg.inference.files.result_files import (
     MASK,
     OVERLAY,
     PROBABILITIES,
@@ -22,6 +21,7 @@ from petseg.inference.result_files import (
     result_of,
     write_results,
 )
+from petseg.inference.network_inputs import WHOLE_IMAGES, InferenceOptions
 from petseg.inference.sliding_window import is_padded
 from petseg.inference.trained_network import Keep, Predictor
 from shards.audit.file_kinds.signatures import KNOWN_ENDINGS
