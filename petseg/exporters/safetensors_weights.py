@@ -9,6 +9,7 @@ from petseg.exporters.export_files import write_export
 from petseg.exporters.model_card import model_card
 from petseg.exporters.onnx_model import expect_predictor, require
 from petseg.exporters.usage_program import card_facts
+from petseg.host.tensor_archive import safetensors_header
 from petseg.inference.trained_network import Predictor
 from shards.errors import expect_flags
 from shards.format.readers.output_places import expect_ending, expect_free
@@ -50,8 +51,7 @@ def weights_file(predictor: Predictor) -> bytes:
 
 def _in_one_order(data: bytes) -> bytes:
     """Return a safetensors file whose metadata are sorted by name: the library writes them in an order of chance."""
-    start = 8 + int.from_bytes(data[:8], "little")  # the header's length, then the header, which spaces fill up
-    header = json.loads(data[8:start])
+    header, start = safetensors_header(data)
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors are aligned

@@ -85,8 +85,13 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor
         values = torch.frombuffer(found["data"], dtype=kind) if found["data"] else torch.empty(0, dtype=kind)
         tensors[name] = values.reshape(found["shape"])
     check_values(tensors)
-    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__")
-    return metadata or {}, tensors
+    return safetensors_header(data)[0].get("__metadata__") or {}, tensors
+
+
+def safetensors_header(data: bytes) -> tuple[dict[str, Any], int]:
+    """Return the header of a safetensors file that its library has written or read, and where the tensors start."""
+    start = 8 + int.from_bytes(data[:8], "little")  # the header's length, then the header, which spaces fill up
+    return json.loads(data[8:start]), start
 
 
 def check_values(document: Any) -> None:

@@ -154,14 +154,14 @@ def evaluate_predictor(
 
 def _other_set(predictor: Predictor, data: ShardSet, split: str) -> str | None:
     """Return what to say where the run was trained on another set, whose splits may be others."""
-    found, others = data.manifest.fingerprint, trained_on(predictor.source)
-    if not others or set(others) == {found}:
+    found, sets = data.manifest.fingerprint, trained_on(predictor.source)
+    others = [each for each in sets if each != found]
+    if not others:
         return None
-    network = "was" if others[0] != found else "starts from weights that were"
-    other = next(each for each in others if each != found)
+    network = "was" if sets[0] != found else "starts from weights that were"
     return (
         f"{printable(predictor.source)} {network} trained on another set, or on another build or split of this one "
-        f"(fingerprint {other[:12]}, this one has {found[:12]}): where both hold the same images, it may have been "
+        f"(fingerprint {others[0][:12]}, this one has {found[:12]}): where both hold the same images, it may have been "
         f"trained on those of {split}, and these scores are too high"
     )
 
